@@ -1,0 +1,70 @@
+"""What all commands share: `key=value` arguments, help, and exit codes 0 / 1 / 2.
+
+Exit codes: 0 done; 1 a claim or target failed; 2 bad input (one paragraph on standard error that names the fix).
+"""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import Any, TypeVar
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from harness.registry import nearest
+from workloads.base import BadInput
+
+S = TypeVar("S")
+
+INTERRUPTED = 130
+
+
+def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> int:
+    """Call `main(arguments)` and turn BadInput and interrupts into messages and exit codes."""
+    try:
+        return main(list(sys.argv[1:] if argv is None else argv))
+    except BadInput as error:
+        print(textwrap.fill(f"error: {error}", width=100, break_long_words=False), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; what was finished is recorded, run the same command again to go on", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+
+
+def parse(argv: Sequence[str], schema: type[S]) -> S:
+    """`key=value` arguments into the dataclass `schema`, values taken as they are (SQL and paths need no quoting).
+
+    Used by the commands that read records; the commands that build trials go through Hydra (harness.config).
+    Dotted keys (`columns.N=params`) fill dict fields. Raises BadInput on unknown keys and wrong types.
+    """
+    config = OmegaConf.structured(schema)
+    valid = [f.name for f in fields(schema)]  # type: ignore[arg-type]
+    for argument in argv:
+        key, equals, value = argument.partition("=")
+        if not equals:
+            raise BadInput(f"'{argument}' is not of the form key=value. {nearest(argument, valid)}")
+        if key.split(".")[0] not in valid:
+            raise BadInput(f"unknown argument '{key}'. {nearest(key, valid)}")
+        try:
+            OmegaConf.update(config, key, value)
+        except OmegaConfBaseException as error:
+            raise BadInput(f"{key}={value}: {str(error).splitlines()[0]}") from None
+    return OmegaConf.to_object(config)  # type: ignore[return-value]
+
+
+def wants_help(argv: Sequence[str]) -> bool:
+    return any(argument in ("-h", "--help", "help") for argument in argv)
+
+
+def help_text(doc: str | None, schema: type[Any]) -> str:
+    """The module's docstring followed by every argument with its default."""
+    rows = [f"  {key}={'' if value is None else value}" for key, value in OmegaConf.to_container(
+        OmegaConf.structured(schema)
+    ).items()]  # type: ignore[union-attr]
+    return "\n".join([(doc or "").strip(), "", "arguments and defaults:", *rows])

@@ -1,0 +1,243 @@
+"""Hydra's side: schemas made from the registered components, composition, and trials from configurations.
+
+YAML under conf/ holds values only. Every registered component is a config node of its group, so a new one needs no YAML;
+a YAML file in the group's folder adds a named preset.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from harness.budget import Budget
+from harness.optimizers import OPTIMIZERS
+from harness.parametrizations import PARAMETRIZATIONS
+from harness.registry import Registry, nearest
+from harness.schedules import SCHEDULES
+from harness.trial import Trial
+from workloads import FAMILIES
+from workloads.base import BadInput, Workload
+
+_PACKAGE = Path(__file__).resolve().parent
+CONFIG_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
+
+WORKLOADS: Registry[Workload] = Registry("workload")
+for _family in FAMILIES:
+    WORKLOADS.register(_family.name)(_family)
+
+COMPONENTS: dict[str, Registry[Any]] = {
+    "workload": WORKLOADS,
+    "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES,
+    "parametrization": PARAMETRIZATIONS,
+}
+
+
+@dataclass
+class TrackerConfig:
+    """Where live metrics are mirrored. mode: W&B's online, offline or disabled."""
+
+    name: str = "none"
+    project: str = "windtunnel"
+    entity: str | None = None
+    mode: str = "offline"
+    tags: list[str] = field(default_factory=list)
+
+
+@dataclass
+class EngineConfig:
+    """How trials are trained, never what they compute (see harness.engine.runner.Settings). devices: CPU devices to make."""
+
+    devices: int | None = None
+    pack_size: int | None = None
+    memory_gb: float | None = None
+    checkpoint_overhead: float = 0.03
+    curve_points: int = 256
+
+
+@functools.cache
+def schema(cls: type, named: bool = True) -> type:
+    """A mutable twin of a frozen component class, with its name as a field, which is what Hydra can override."""
+    hints = typing.get_type_hints(cls)
+    fields = [(f.name, hints[f.name], field(default=f.default)) for f in dataclasses.fields(cls)]
+    name = [("name", str, field(default=cls.name))] if named else []  # type: ignore[attr-defined]
+    return dataclasses.make_dataclass(f"{cls.__name__}Config", name + fields)
+
+
+_defaults = {f.name: f.default for f in dataclasses.fields(Trial)}
+
+
+@dataclass
+class TrialConfig:
+    """One trial. Groups: workload, optimizer, schedule, parametrization."""
+
+    workload: Any = MISSING
+    optimizer: Any = MISSING
+    schedule: Any = MISSING
+    parametrization: Any = MISSING
+    budget: Any = MISSING
+    seed: int = _defaults["seed"]
+    data_seed: int | None = _defaults["data_seed"]
+    evaluations: int = _defaults["evaluations"]
+    divergence_factor: float = _defaults["divergence_factor"]
+    precision: str = _defaults["precision"]
+
+
+@dataclass
+class RunConfig:
+    """Where a command's results go, and how it trains."""
+
+    results: str = "results"
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+
+
+@dataclass
+class TrainConfig(TrialConfig, RunConfig):
+    """`harness.train`: one trial, recorded under results/<study_name>."""
+
+    study_name: str = "train"
+
+
+@dataclass
+class StudyConfig:
+    """A study reads like its abstract; see conf/study/quickstart.yaml and harness.study.
+
+    base: overrides of the trial's defaults, nested. sweep: key -> list of values, {log2: [low, high]} (octaves, optional
+    third entry: step) or {range: [first, last]}; the sweep is their product. predict: the same keys, one larger scale.
+    """
+
+    name: str = MISSING
+    question: str = MISSING
+    base: dict[str, Any] = field(default_factory=dict)
+    sweep: dict[str, Any] = field(default_factory=dict)
+    predict: dict[str, Any] = field(default_factory=dict)
+    analyses: list[Any] = field(default_factory=list)
+    claims: list[Any] = field(default_factory=list)
+
+
+@dataclass
+class StudyRunConfig(RunConfig):
+    """`harness.study`: a named study."""
+
+    study: StudyConfig = MISSING
+    dry_run: bool = False
+
+
+def register_schemas() -> None:
+    """Make every component and command a node of Hydra's config store."""
+    store = ConfigStore.instance()
+    store.store(name="train_schema", node=TrainConfig)
+    store.store(name="study_schema", node=StudyRunConfig)
+    store.store(group="study", name="study", node=StudyConfig)
+    store.store(group="budget", name="budget", node=schema(Budget, named=False))
+    store.store(group="tracker", name="none", node=TrackerConfig)
+    store.store(group="tracker", name="wandb", node=TrackerConfig(name="wandb"))
+    for group, registry in COMPONENTS.items():
+        for name in registry:
+            store.store(group=group, name=name, node=schema(registry[name]))
+
+
+register_schemas()
+
+
+def options(group: str) -> list[str]:
+    """The names a group can take: registered components and YAML presets."""
+    presets = [path.stem for path in (CONFIG_DIR / group).glob("*.yaml")]
+    return sorted({*COMPONENTS.get(group, ()), *presets})
+
+
+def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
+    """Compose conf/<name>.yaml with `key=value` overrides. Raises BadInput naming the nearest valid key or option."""
+    try:
+        if GlobalHydra.instance().is_initialized():
+            return compose(name, list(overrides))
+        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            return compose(name, list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explain(name, overrides, error) from None
+
+
+def explain(name: str, overrides: Iterable[str], error: Exception) -> BadInput:
+    """The user's mistake in one paragraph, with the nearest valid name where there is one."""
+    pairs = [text.lstrip("+~").partition("=")[::2] for text in overrides if not text.startswith("-")]
+    for key, value in pairs:
+        valid = options(key) if key in (*COMPONENTS, "study", "tracker") else []
+        unknown = [word for word in value.split(",") if valid and word not in valid and word.isidentifier()]
+        if unknown and not (key == "tracker" and unknown[0] in ("none", "wandb")):
+            return BadInput(f"unknown {key} '{unknown[0]}'. {nearest(unknown[0], valid)}")
+    groups = [f"{key}={value}" for key, value in pairs if key in (*COMPONENTS, "study") and "," not in value]
+    try:
+        with_groups = compose_config(name, groups) if len(groups) < len(pairs) else None
+    except BadInput:
+        with_groups = None
+    if with_groups is not None:
+        valid_keys = set(flat_keys(with_groups))
+        for key, _ in pairs:
+            if key not in valid_keys and not key.startswith("hydra"):
+                siblings = {k for k in valid_keys if k.rpartition(".")[0] == key.rpartition(".")[0]}
+                return BadInput(f"unknown key '{key}'. {nearest(key, siblings or valid_keys)}")
+    return BadInput(" ".join(f"{error.__cause__ or error}".splitlines()[:2]))
+
+
+def flat_keys(config: DictConfig, prefix: str = "") -> list[str]:
+    """All dotted keys of a config, inner nodes included."""
+    keys = []
+    for key in config:
+        keys.append(f"{prefix}{key}")
+        if not OmegaConf.is_missing(config, key) and isinstance(config[key], DictConfig):
+            keys += flat_keys(config[key], f"{prefix}{key}.")
+    return keys
+
+
+def trial_from(config: DictConfig) -> Trial:
+    """The trial that a composed TrainConfig describes, validated."""
+    values = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(values, dict)
+    parts: dict[str, Any] = {}
+    for group, registry in COMPONENTS.items():
+        node = dict(values[group])
+        parts[group] = registry[node.pop("name")](**node)
+    scalars = {f.name: values[f.name] for f in dataclasses.fields(Trial) if f.name not in (*parts, "budget")}
+    trial = Trial(**parts, budget=Budget(**values["budget"]), **scalars)
+    trial.validate()
+    return trial
+
+
+def with_values(trial: Trial, values: Mapping[str, Any]) -> Trial:
+    """The trial with dotted keys ("optimizer.learning_rate") replaced, types checked as Hydra would."""
+    changes: dict[str, dict[str, Any]] = {}
+    for key, value in values.items():
+        part, _, name = key.rpartition(".")
+        changes.setdefault(part, {})[name] = value
+    for part, fields in changes.items():
+        target = trial if not part else getattr(trial, part)
+        checked = {name: _checked(type(target), f"{part}.{name}".strip("."), name, value) for name, value in fields.items()}
+        changed = dataclasses.replace(target, **checked)
+        trial = changed if not part else dataclasses.replace(trial, **{part: changed})  # type: ignore[assignment]
+    return trial
+
+
+def _checked(cls: type, key: str, name: str, value: Any) -> Any:
+    """`value` as the field's type."""
+    kinds = {f.name: f.type for f in dataclasses.fields(cls)}
+    if name not in kinds:
+        raise BadInput(f"unknown key '{key}'. {nearest(name, kinds)}")
+    try:
+        node = OmegaConf.structured(schema(cls, named=False) if cls is not Trial else TrialConfig)
+        node[name] = value
+        return node[name]
+    except OmegaConfBaseException as error:
+        raise BadInput(f"{key}={value}: {str(error).splitlines()[0]}") from None

@@ -1,0 +1,102 @@
+"""From a static signature to the compiled program of a pack: the pure functions mapped over the trial axis."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import PartitionSpec
+
+from harness.engine.devices import TRIAL_AXIS, Devices
+from harness.engine.pack import Pack
+from harness.engine.program import make_train
+from harness.trial import Static
+
+_ALL_TRIALS = PartitionSpec(TRIAL_AXIS)
+_EVERYWHERE = PartitionSpec()
+
+
+@dataclass(frozen=True)
+class Program:
+    """Compiled init(hparams), chunk(state, hparams, stops, data) and evaluate(state, hparams, data).
+
+    All leaves carry a leading trial axis except `data`. seconds: time spent compiling (or reading the cache).
+    """
+
+    init: Callable[..., Any]
+    chunk: Callable[..., Any]
+    evaluate: Callable[..., Any]
+    seconds: float
+
+
+def over_trials(function: Callable[..., Any], devices: Devices, with_data: bool) -> Callable[..., Any]:
+    """`function(*one trial's arguments[, data])` for a sharded trial axis.
+
+    Inside a device: one trial after the other on CPU (one core is best kept on one trial), all at once elsewhere.
+    """
+
+    def local(*arguments: Any) -> Any:
+        mapped, shared = (arguments[:-1], arguments[-1:]) if with_data else (arguments, ())
+        if devices.platform == "cpu":
+            return jax.lax.map(lambda one: function(*one, *shared), mapped)
+        return jax.vmap(lambda *one: function(*one, *shared))(*mapped)
+
+    def sharded(*arguments: Any) -> Any:
+        specs = tuple(_ALL_TRIALS for _ in arguments)
+        if with_data:
+            specs = (*specs[:-1], _EVERYWHERE)
+        return jax.shard_map(local, mesh=devices.mesh, in_specs=specs, out_specs=_ALL_TRIALS, check_vma=False)(*arguments)
+
+    return sharded
+
+
+def compile_program(pack: Pack, data: Any, devices: Devices) -> Program:
+    """Compile everything a pack needs. data: the workload's arrays, on the devices."""
+    started = time.perf_counter()
+    train = make_train(pack.static)
+    hparams = _shapes(pack.hparams(), devices)
+    stops = jax.ShapeDtypeStruct((pack.width,), np.int32, sharding=devices.by_trial)
+    init = jax.jit(over_trials(train.init, devices, False), out_shardings=devices.by_trial).lower(hparams).compile()
+    state = _shapes(jax.eval_shape(over_trials(train.init, devices, False), hparams), devices)
+    chunk = jax.jit(over_trials(train.chunk, devices, True), donate_argnums=0)
+    evaluate = jax.jit(over_trials(train.evaluate, devices, True))
+    return Program(
+        init=init,
+        chunk=chunk.lower(state, hparams, stops, data).compile(),
+        evaluate=evaluate.lower(state, hparams, data).compile(),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _shapes(tree: Any, devices: Devices) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=devices.by_trial), tree)
+
+
+class Compiler:
+    """Compiles programs in background threads, one per signature, while earlier packs train."""
+
+    def __init__(self, devices: Devices, threads: int = 2) -> None:
+        self._devices = devices
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="compile")
+        self._programs: dict[tuple[Static, int], Future[Program]] = {}
+
+    @property
+    def count(self) -> int:
+        """Programs compiled, which is the number of distinct signatures asked for."""
+        return len(self._programs)
+
+    def submit(self, pack: Pack, data: Any) -> None:
+        if pack.signature not in self._programs:
+            self._programs[pack.signature] = self._pool.submit(compile_program, pack, data, self._devices)
+
+    def program(self, pack: Pack) -> Program:
+        """The compiled program; waits for it, and raises what its compilation raised."""
+        return self._programs[pack.signature].result()
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)

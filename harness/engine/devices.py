@@ -1,0 +1,125 @@
+"""Devices: one XLA device per CPU core (or the GPUs), the compilation cache, and memory budgets."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from workloads.base import BadInput
+
+TRIAL_AXIS = "trial"
+# One core per device: a trial's arithmetic then never depends on how many cores or trials run beside it.
+_CPU_FLAGS = {"xla_cpu_multi_thread_eigen": "false"}
+_CACHE_HITS = "/jax/compilation_cache/cache_hits"
+_CACHE_MISSES = "/jax/compilation_cache/cache_misses"
+_MEMORY_SHARE = 0.6
+_GIB = 2**30
+
+
+def configure(devices: int | None = None, cache: Path | None = None) -> None:
+    """Set up JAX for training; call once, before anything touches a device.
+
+    devices: number of CPU devices, default one per core available to this process. Flags the user set in XLA_FLAGS stay.
+    cache: persistent compilation cache, default $XDG_CACHE_HOME/windtunnel (JAX_COMPILATION_CACHE_DIR wins).
+    """
+    given = os.environ.get("XLA_FLAGS", "")
+    ours = [f"--{flag}={value}" for flag, value in _CPU_FLAGS.items() if flag not in given]
+    os.environ["XLA_FLAGS"] = " ".join([given, *ours]).strip()
+    if "xla_force_host_platform_device_count" not in given:
+        jax.config.update("jax_num_cpu_devices", devices or len(os.sched_getaffinity(0)))
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", str(cache or _default_cache()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _default_cache() -> Path:
+    """A folder per processor type: programs compiled for one CPU may use instructions another lacks."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        features = next(line for line in lines if line.startswith(("flags", "Features")))
+    except (OSError, StopIteration):
+        features = ""
+    return base / "windtunnel" / f"xla-{hashlib.sha256(features.encode()).hexdigest()[:8]}"
+
+
+@dataclass
+class CacheCounter:
+    """Counts hits and misses of the persistent compilation cache in this process."""
+
+    hits: int = 0
+    misses: int = 0
+
+    def __call__(self, event: str, **_: object) -> None:
+        self.hits += event == _CACHE_HITS
+        self.misses += event == _CACHE_MISSES
+
+
+@dataclass(frozen=True)
+class Devices:
+    """The local devices as one axis over which trials are sharded."""
+
+    mesh: Mesh
+
+    @property
+    def count(self) -> int:
+        return self.mesh.size
+
+    @property
+    def platform(self) -> str:
+        return str(self.mesh.devices.flat[0].platform)
+
+    @property
+    def kind(self) -> str:
+        """A human-readable device name such as "NVIDIA H100" or "cpu"."""
+        return str(self.mesh.devices.flat[0].device_kind)
+
+    @property
+    def by_trial(self) -> NamedSharding:
+        """Leading axis = trials, split over the devices."""
+        return NamedSharding(self.mesh, PartitionSpec(TRIAL_AXIS))
+
+    @property
+    def replicated(self) -> NamedSharding:
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    def pack_width(self, trials: int) -> int:
+        """Length of the trial axis that holds `trials`: a multiple of the devices.
+
+        On CPU, where an idle slot costs nothing, rounded up to a power of two per device, so that sweeps of different
+        sizes share programs.
+        """
+        local = -(-trials // self.count)
+        return self.count * (1 << (local - 1).bit_length() if self.platform == "cpu" else local)
+
+    def memory(self, limit_gb: float | None) -> float:
+        """Bytes that a pack may take on each device."""
+        if limit_gb is not None:
+            if limit_gb <= 0:
+                raise BadInput(f"engine.memory_gb={limit_gb} must be positive")
+            return limit_gb * _GIB
+        stats = self.mesh.devices.flat[0].memory_stats() if self.platform != "cpu" else None
+        if stats and "bytes_limit" in stats:
+            return _MEMORY_SHARE * stats["bytes_limit"]
+        return _MEMORY_SHARE * _available_memory() / self.count
+
+
+def local_devices() -> Devices:
+    return Devices(Mesh(jax.local_devices(), (TRIAL_AXIS,)))
+
+
+def _available_memory() -> float:
+    """Bytes this process may still take: the system's available memory or the cgroup's limit, whichever is less."""
+    fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    available = int(fields["MemAvailable"].split()[0]) * 1024
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:
+        limit = "max"
+    return float(available if limit == "max" else min(available, int(limit)))

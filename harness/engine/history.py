@@ -1,0 +1,138 @@
+"""What a pack has measured so far, and the rows and curves that are recorded from it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from harness.budget import evaluation_steps
+from harness.engine.cost import step_flops
+from harness.engine.pack import Pack
+from harness.engine.program import State, learning_rate
+from harness.trial import Trial
+
+Rows = list[dict[str, Any]]
+Evaluation = Mapping[str, Mapping[str, np.ndarray]]
+
+_SPLITS = ("validation", "test")
+
+
+class History:
+    """losses: (trials, horizon) training loss of every step. scores: (trials, evaluations, 4) validation loss and metric,
+    test loss and metric. NaN where nothing was measured, or after a divergence.
+    """
+
+    def __init__(self, pack: Pack) -> None:
+        self.pack = pack
+        self.boundaries = evaluation_steps(pack.horizon, pack.trials[0].evaluations)
+        self.losses = np.full((len(pack.trials), pack.horizon), np.nan, np.float32)
+        self.scores = np.full((len(pack.trials), len(self.boundaries), 4), np.nan, np.float32)
+
+    def leaves(self) -> tuple[np.ndarray, np.ndarray]:
+        """The arrays that a checkpoint carries."""
+        return self.losses, self.scores
+
+    def restore(self, leaves: tuple[np.ndarray, np.ndarray]) -> None:
+        self.losses, self.scores = leaves
+
+    def add(self, start: int, stop: int, losses: np.ndarray, evaluation: Evaluation) -> None:
+        """Record a chunk: (trials, stop - start) losses and the evaluation at its end."""
+        self.losses[:, start:stop] = losses
+        names = ("loss", self.pack.static.workload.metric.name)
+        columns = [evaluation[split][name] for split in _SPLITS for name in names]
+        self.scores[:, self.boundaries.index(stop)] = np.stack(columns, axis=-1)
+
+    def rows(self, state: State) -> Rows:
+        """The trials' own columns: configuration, results and cost. A diverged trial's final loss is NaN: it has none."""
+        diverged, steps, initial = (
+            np.asarray(leaf) for leaf in (state.diverged_step, state.step, state.initial_loss)
+        )
+        size = sum(leaf.size for leaf in jax.tree.leaves(state.params)) // self.pack.width
+        return [
+            _configuration(trial)
+            | _results(trial, self.scores[i], int(diverged[i]), float(initial[i]))
+            | _cost(trial, int(steps[i]), size)
+            for i, trial in enumerate(self.pack.trials)
+        ]
+
+    def curves(self, state: State, points: int) -> dict[str, dict[str, Any]]:
+        """Trial id -> column -> array: training loss averaged since the point before, evaluations where there are any.
+
+        About `points` points a trial, beside the evaluations; a diverged trial's curve ends with its last step.
+        """
+        horizon = self.pack.horizon
+        stride = max(1, math.ceil(horizon / points))
+        steps = np.union1d(np.arange(stride, horizon + 1, stride), self.boundaries)
+        starts = np.concatenate([[0], steps[:-1]])
+        train = np.add.reduceat(self.losses, starts, axis=1) / (steps - starts).astype(np.float32)
+        rates = learning_rates(self.pack, np.arange(horizon))[:, steps - 1]
+        evaluated = np.isin(steps, self.boundaries)
+        taken = np.asarray(state.step)
+        return {
+            trial.id: self._curve(i, steps, train[i], rates[i], evaluated, int(np.sum(starts < taken[i])))
+            for i, trial in enumerate(self.pack.trials)
+        }
+
+    def _curve(
+        self, i: int, steps: np.ndarray, train: np.ndarray, rates: np.ndarray, evaluated: np.ndarray, length: int
+    ) -> dict[str, Any]:
+        scores = np.zeros((2, len(steps)), np.float32)
+        scores[:, evaluated] = self.scores[i, :, :2].T
+        loss, metric = np.ma.masked_array(scores, mask=np.broadcast_to(~evaluated, scores.shape))
+        columns = {
+            "step": steps,
+            "tokens": steps * self.pack.trials[i].rates.tokens,
+            "lr": rates,
+            "train_loss": train,
+            "eval_loss": loss,
+            "eval_metric": metric,
+        }
+        return {name: column[:length] for name, column in columns.items()}
+
+
+def learning_rates(pack: Pack, steps: np.ndarray) -> np.ndarray:
+    """(trials, steps) learning rates at 0-based `steps`."""
+    hparams = jax.tree.map(lambda leaf: leaf[: len(pack.trials), None], pack.hparams())
+    rates = learning_rate(pack.static, hparams, jnp.asarray(steps)[None])
+    return np.asarray(jnp.broadcast_to(rates, (len(pack.trials), len(steps))))
+
+
+def _configuration(trial: Trial) -> dict[str, Any]:
+    return {**trial.config(), "trial": trial.id, "config": json.dumps(trial.config())}
+
+
+def _results(trial: Trial, scores: np.ndarray, diverged_step: int, initial_loss: float) -> dict[str, Any]:
+    ok = diverged_step < 0
+    final = scores[-1] if ok else np.full(4, np.nan)
+    losses, metrics = scores[:, 0], scores[:, 1]
+    best = np.nanmin if trial.workload.metric.direction == "minimize" else np.nanmax
+    return {
+        "status": "ok" if ok else "diverged",
+        "initial_loss": initial_loss,
+        "final_loss": float(final[0]),
+        "best_loss": float(np.nanmin(losses)) if np.isfinite(losses).any() else math.nan,
+        "test_loss": float(final[2]),
+        "final_metric": float(final[1]),
+        "best_metric": float(best(metrics)) if np.isfinite(metrics).any() else math.nan,
+        "test_metric": float(final[3]),
+        "diverged_step": None if ok else diverged_step,
+    }
+
+
+def _cost(trial: Trial, steps: int, size: int) -> dict[str, Any]:
+    tokens = steps * trial.rates.tokens
+    return {
+        "params": size,
+        "horizon": trial.horizon,
+        "steps": steps,
+        "tokens": tokens,
+        "flops": steps * step_flops(trial),
+        "flops_6nd": 6.0 * size * tokens,
+        "matmul_flops": steps * trial.workload.matmul_flops(),
+    }

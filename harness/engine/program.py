@@ -1,0 +1,114 @@
+"""Training is one page: pure functions of one trial, from what shapes them.
+
+`make_train(static)` gives init, chunk and evaluate for one trial; `harness.engine.pack` maps them over the trial axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from harness.components import bind
+from harness.optimizers.base import Optimizer, apply_update
+from harness.trial import Hparams, Static
+from workloads.base import Array, Params, Workload
+
+Arrays = Mapping[str, Array]
+
+
+class State(NamedTuple):
+    """Everything a trial carries from step to step. Keys are derived from (seed, step), so there is no RNG state.
+
+    step: steps taken (int32). initial_loss: training loss of step 0. diverged_step: -1, or the step whose loss was not
+    finite or above the limit; the trial is frozen from then on.
+    """
+
+    params: Params
+    optimizer: Any
+    step: Array
+    initial_loss: Array
+    diverged_step: Array
+
+
+class Train(NamedTuple):
+    """The three pure functions of one trial."""
+
+    init: Callable[[Hparams], State]
+    chunk: Callable[[State, Hparams, Array, Arrays], tuple[State, Array]]
+    evaluate: Callable[[State, Hparams, Arrays], dict[str, dict[str, Array]]]
+    step: Callable[[State, Hparams, Arrays], tuple[State, Array]]
+
+
+def learning_rate(static: Static, hparams: Hparams, step: Array) -> Array:
+    """The learning rate of `step` (0-based int): peak x schedule."""
+    schedule = bind(static.schedule, hparams.schedule)
+    return hparams.optimizer["learning_rate"] * schedule.multiplier(
+        step.astype(jnp.float32), hparams.horizon, hparams.lengths
+    )
+
+
+def make_train(static: Static) -> Train:
+    """Pure functions for trials of this static signature."""
+
+    def bound(hparams: Hparams) -> tuple[Workload, Optimizer]:
+        return bind(static.workload, hparams.workload), bind(static.optimizer, hparams.optimizer)
+
+    def init(hparams: Hparams) -> State:
+        workload, optimizer = bound(hparams)
+        params = jax.tree.map(
+            lambda p, s: (p * s).astype(jnp.float32), workload.init(jax.random.key(hparams.seed)), hparams.scales[0]
+        )
+        state = optimizer.build(hparams.optimizer["learning_rate"]).init(params)
+        return State(params, state, jnp.int32(0), jnp.float32(0.0), jnp.int32(-1))
+
+    def train_step(state: State, hparams: Hparams, data: Arrays) -> tuple[State, Array]:
+        workload, optimizer = bound(hparams)
+        batch = workload.batch(data, jax.random.key(hparams.data_seed), state.step)
+        noise = jax.random.fold_in(jax.random.key(hparams.seed), state.step)
+
+        def loss_of(params: Params) -> tuple[Array, dict[str, Array]]:
+            return workload.loss(_cast(params, static.precision), _cast(batch, static.precision), noise)
+
+        (loss, _), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        loss = loss.astype(jnp.float32)
+        rate = learning_rate(static, hparams, state.step)
+        _, lr_scale, decay_scale = hparams.scales
+        params, optimizer_state = apply_update(
+            optimizer, rate, grads, state.optimizer, state.params, loss, lr_scale, decay_scale
+        )
+        initial_loss = jnp.where(state.step == 0, loss, state.initial_loss)
+        healthy = loss <= hparams.divergence_factor * initial_loss  # False for NaN
+        diverged_step = jnp.where(healthy & jnp.isfinite(loss), -1, state.step)
+        return State(params, optimizer_state, state.step + 1, initial_loss, diverged_step), loss
+
+    def chunk(state: State, hparams: Hparams, stop: Array, data: Arrays) -> tuple[State, Array]:
+        """Train up to step `stop`, at most `static.capacity` steps. Returns the loss of every step (NaN where none)."""
+        start = state.step
+
+        def running(carry: tuple[State, Array]) -> Array:
+            return (carry[0].step < stop) & (carry[0].diverged_step < 0)
+
+        def advance(carry: tuple[State, Array]) -> tuple[State, Array]:
+            state, losses = carry
+            new, loss = train_step(state, hparams, data)
+            return new, losses.at[state.step - start].set(loss)
+
+        losses = jnp.full((static.capacity,), jnp.nan, jnp.float32)
+        return jax.lax.while_loop(running, advance, (state, losses))
+
+    def evaluate(state: State, hparams: Hparams, data: Arrays) -> dict[str, dict[str, Array]]:
+        workload, optimizer = bound(hparams)
+        params = _cast(optimizer.evaluation_params(state.optimizer, state.params), static.precision)
+        return {split: workload.evaluate(params, data, split) for split in ("validation", "test")}
+
+    return Train(init, chunk, evaluate, train_step)
+
+
+def _cast(tree: Any, precision: str) -> Any:
+    """Floating-point leaves in the compute precision (master weights stay float32)."""
+    if precision == "float32":
+        return tree
+    return jax.tree.map(lambda x: x.astype(precision) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)

@@ -1,0 +1,247 @@
+"""Running packs: compile in the background, train chunk by chunk, record, checkpoint, and leave cleanly when asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from harness.engine import checkpoint, environment
+from harness.engine.clocks import Clocks
+from harness.engine.compiler import Compiler, Program
+from harness.engine.devices import CacheCounter, Devices
+from harness.engine.history import Evaluation, History, Rows, learning_rates
+from harness.engine.pack import Pack, make_packs
+from harness.engine.program import State
+from harness.engine.signals import StopFlag
+from harness.records.store import Store
+from harness.trial import Hparams, Trial
+from workloads.base import Data
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How trials are trained, never what they compute.
+
+    pack_size: most trials in a pack (None: what fits). memory_gb: memory a pack may take per device (None: a share of the
+    device's). checkpoint_overhead: checkpoints may take this fraction of the time. curve_points: points kept of a curve.
+    """
+
+    pack_size: int | None = None
+    memory_gb: float | None = None
+    checkpoint_overhead: float = 0.03
+    curve_points: int = 256
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What observers hear after every chunk. losses: (trials, steps) training losses; NaN after a divergence.
+
+    evaluation: split -> name -> (trials,) values. start and stop: the steps of the chunk.
+    """
+
+    pack: Pack
+    start: int
+    stop: int
+    losses: np.ndarray
+    learning_rates: np.ndarray
+    evaluation: Evaluation
+    train_seconds: float
+
+
+class Observer(Protocol):
+    """Who watches a run: progress displays and trackers."""
+
+    def begin(self, packs: Sequence[Pack], notes: Sequence[str]) -> None: ...
+    def chunk(self, chunk: Chunk) -> None: ...
+    def finished(self, pack: Pack, rows: Rows) -> None: ...
+    def end(self) -> None: ...
+
+
+@dataclass
+class Summary:
+    """What a run did. compiled: programs compiled. seconds: the clocks; host: Python between the clocks."""
+
+    trained: int = 0
+    diverged: int = 0
+    compiled: int = 0
+    cache: CacheCounter = field(default_factory=CacheCounter)
+    seconds: dict[str, float] = field(default_factory=dict)
+    host: float = 0.0
+
+    def add(self, rows: Rows) -> None:
+        self.trained += len(rows)
+        self.diverged += sum(row["status"] == "diverged" for row in rows)
+
+
+class Runner:
+    """Trains trials and records them in a store."""
+
+    def __init__(
+        self, store: Store, devices: Devices, settings: Settings | None = None, observers: Sequence[Observer] = ()
+    ) -> None:
+        self._store = store
+        self._devices = devices
+        self._settings = settings or Settings()
+        self._observers = observers
+        self._data: dict[Any, tuple[Data, Any]] = {}
+
+    def train(self, trials: Sequence[Trial]) -> Summary:
+        """Train what the store lacks of `trials`. Raises Interrupted after a signal; then nothing finished is lost."""
+        self._store.check_writable()
+        finished = self._store.finished()
+        missing = list({trial.id: trial for trial in trials if trial.id not in finished}.values())
+        memory = self._devices.memory(self._settings.memory_gb)
+        packs, notes = make_packs(missing, self._devices, memory, self._settings.pack_size)
+        summary = Summary()
+        clocks = Clocks()
+        compiler = Compiler(self._devices)
+        jax.monitoring.register_event_listener(summary.cache)
+        for observer in self._observers:
+            observer.begin(packs, notes)
+        try:
+            with StopFlag() as stop:
+                with clocks("data"):
+                    for pack in packs:
+                        compiler.submit(pack, self._load(pack)[1])
+                queue = list(packs)
+                while queue:
+                    pack = queue.pop(0)
+                    try:
+                        summary.add(self._train_pack(pack, compiler, clocks, stop))
+                    except jax.errors.JaxRuntimeError as error:
+                        halves = _halves(pack, error, self._devices)
+                        for half in halves:
+                            compiler.submit(half, self._load(half)[1])
+                        queue[:0] = halves
+        finally:
+            compiler.close()
+            jax.monitoring.unregister_event_listener(summary.cache)
+            summary.compiled = compiler.count
+            summary.seconds, summary.host = dict(clocks.seconds), clocks.host
+            for observer in self._observers:
+                observer.end()
+        return summary
+
+    def _load(self, pack: Pack) -> tuple[Data, Any]:
+        """The pack's data set, on the host and replicated on the devices."""
+        workload = pack.static.workload
+        key = workload.data_key()
+        if key not in self._data:
+            loaded = workload.load()
+            self._data[key] = loaded, jax.device_put(dict(loaded.arrays), self._devices.replicated)
+        return self._data[key]
+
+    def _train_pack(self, pack: Pack, compiler: Compiler, clocks: Clocks, stop: StopFlag) -> Rows:
+        """Train, record and forget one pack."""
+        started = datetime.now(UTC)
+        before = dict(clocks.seconds)
+        with clocks("compile"):
+            program = compiler.program(pack)
+        hparams = jax.device_put(pack.hparams(), self._devices.by_trial)
+        path = self._store.root / "checkpoints" / f"{pack.id}.ckpt"
+        history = History(pack)
+        with clocks("checkpoint"):
+            state, taken = _resume(path, program, hparams, history, self._devices)
+        saver = _Saver(path, clocks, self._settings.checkpoint_overhead)
+        for boundary in history.boundaries:
+            if boundary > taken:
+                state = self._train_chunk(pack, program, state, hparams, (taken, boundary), history, clocks)
+                taken = boundary
+            if taken == boundary < pack.horizon:
+                saver.save(state, history, taken, now=bool(stop.number))
+                stop.check()
+        with clocks("records"):
+            spent = {name: clocks.seconds[name] - before[name] for name in before} | {"compile": program.seconds}
+            rows = self._rows(pack, history, state, spent, started)
+            self._store.append(rows, history.curves(state, self._settings.curve_points))
+            checkpoint.remove(path)
+        for observer in self._observers:
+            observer.finished(pack, rows)
+        return rows
+
+    def _train_chunk(
+        self,
+        pack: Pack,
+        program: Program,
+        state: State,
+        hparams: Hparams,
+        steps: tuple[int, int],
+        history: History,
+        clocks: Clocks,
+    ) -> State:
+        """Train from one boundary to the next, evaluate, and tell the observers."""
+        start, stop = steps
+        trials = len(pack.trials)
+        data = self._load(pack)[1]
+        before = clocks.seconds["train"]
+        with clocks("train"):
+            stops = jax.device_put(pack.stops(stop), self._devices.by_trial)
+            state, losses = program.chunk(state, hparams, stops, data)
+            losses = np.asarray(losses)[:trials, : stop - start]
+        with clocks("eval"):
+            evaluation = jax.tree.map(lambda x: np.asarray(x)[:trials], program.evaluate(state, hparams, data))
+        history.add(start, stop, losses, evaluation)
+        if self._observers:
+            rates = learning_rates(pack, np.arange(start, stop))
+            chunk = Chunk(pack, start, stop, losses, rates, evaluation, clocks.seconds["train"] - before)
+            for observer in self._observers:
+                observer.chunk(chunk)
+        return state
+
+    def _rows(self, pack: Pack, history: History, state: State, spent: Mapping[str, float], started: datetime) -> Rows:
+        """One row a trial: its configuration and results, its share of the pack's clocks, its environment."""
+        common = environment.facts(self._devices) | {
+            "study": self._store.root.name,
+            "pack": pack.id,
+            "pack_size": len(pack.trials),
+            "started_at": started.isoformat(),
+            "finished_at": datetime.now(UTC).isoformat(),
+        }
+        shares = {f"{clock}_s": seconds / len(pack.trials) for clock, seconds in spent.items()}
+        return [row | common | shares for row in history.rows(state)]
+
+
+class _Saver:
+    """Writes checkpoints so often that they take at most a given fraction of the time."""
+
+    def __init__(self, path: Path, clocks: Clocks, overhead: float) -> None:
+        self._path, self._clocks, self._overhead = path, clocks, overhead
+        self._last = clocks.elapsed
+        self._cost = 0.0
+
+    def save(self, state: State, history: History, taken: int, now: bool) -> None:
+        """Save if it is affordable, or `now`."""
+        if not now and self._cost > self._overhead * (self._clocks.elapsed - self._last):
+            return
+        started = self._clocks.elapsed
+        with self._clocks("checkpoint"):
+            checkpoint.save(self._path, (state, *history.leaves()), {"step": taken})
+        self._last = self._clocks.elapsed
+        self._cost = self._last - started
+
+
+def _resume(path: Path, program: Program, hparams: Hparams, history: History, devices: Devices) -> tuple[State, int]:
+    """The state to start from and its steps: from the pack's checkpoint if there is an intact one."""
+    state = program.init(hparams)
+    found = checkpoint.load(path, (jax.tree.map(np.asarray, state), *history.leaves()))
+    if found is None:
+        return state, 0
+    (saved, *leaves), meta = found
+    history.restore((leaves[0], leaves[1]))
+    return jax.device_put(saved, devices.by_trial), int(meta["step"])
+
+
+def _halves(pack: Pack, error: Exception, devices: Devices) -> list[Pack]:
+    """The pack in two, after it ran out of memory; re-raises any other error, or one that a smaller pack can't cure."""
+    if "RESOURCE_EXHAUSTED" not in str(error) or len(pack.trials) == 1:
+        raise error
+    middle = len(pack.trials) // 2
+    print(f"a pack of {len(pack.trials)} trials of width {pack.static.workload.width} ran out of memory: split in two")
+    parts = (pack.trials[:middle], pack.trials[middle:])
+    return [replace(pack, trials=part, width=devices.pack_width(len(part))) for part in parts]

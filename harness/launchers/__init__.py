@@ -1,0 +1,1 @@
+"""Hydra launchers: `packed` trains a sweep's jobs in one process, grouped into packs."""

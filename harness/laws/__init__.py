@@ -1,0 +1,28 @@
+"""The fitting stage: one law per file, one shared solver, honest error bars.
+
+`fit(LAWS["power_law_offset"](), {"N": params}, loss)` is the whole interface; a new law is one file
+that registers a `Law` and one import line here.
+"""
+
+from harness.laws.base import LAWS, Grid, Kind, Law, Positive, Real
+from harness.laws.fit import Fit, fit, straight_line
+from harness.laws.power_law import PowerLaw, PowerLawOffset
+from harness.laws.solver import Objective
+from harness.laws.verdict import PredictionVerdict, prediction_verdict
+
+__all__ = [
+    "LAWS",
+    "Fit",
+    "Grid",
+    "Kind",
+    "Law",
+    "Objective",
+    "Positive",
+    "PowerLaw",
+    "PowerLawOffset",
+    "PredictionVerdict",
+    "Real",
+    "fit",
+    "prediction_verdict",
+    "straight_line",
+]

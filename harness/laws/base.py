@@ -1,0 +1,114 @@
+"""What a law is: an equation, its inputs, its parameters, and where a fit starts.
+
+A law is written in natural terms (`p.alpha`, `p.log_A`); the solver sees one float64 vector `theta`
+of *internal coordinates*: the logarithm of a Positive parameter, a Real one as it is.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+
+from harness.registry import Registry
+
+Array = Any  # a jax.Array, or a tracer of one
+
+LIMIT = 200.0  # |theta| of an unbounded coordinate: exp(200) is still finite, as are its products
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The kind of a parameter: positive (fitted in its logarithm) or real, with bounds in natural units."""
+
+    positive: bool
+    lower: float
+    upper: float
+
+    def between(self, lower: float, upper: float) -> Kind:
+        return replace(self, lower=lower, upper=upper)
+
+    def internal(self, value: float) -> float:
+        """A natural value as an internal coordinate."""
+        if not self.positive:
+            return max(-LIMIT, min(LIMIT, value))
+        return max(-LIMIT, min(LIMIT, math.log(value))) if value > 0 else -LIMIT
+
+
+Positive = Kind(positive=True, lower=0.0, upper=math.inf)
+Real = Kind(positive=False, lower=-math.inf, upper=math.inf)
+
+
+class Grid:
+    """Start points: the product of linspace(low, high, count) over internal coordinates (`log_A`, `alpha`)."""
+
+    def __init__(self, **axes: tuple[float, float, int]) -> None:
+        self.axes = axes
+
+    def points(self, coordinates: tuple[str, ...]) -> np.ndarray:
+        """(starts, len(coordinates)) in the order of `coordinates`."""
+        axes = [np.linspace(*self.axes[name]) for name in coordinates]
+        return np.array(list(itertools.product(*axes)))
+
+
+class Law:
+    """Base of all laws: subclasses are frozen dataclasses (hashable: a law is static in the compiled solver).
+
+    inputs: names of the columns that the law reads. The first is the *size*: backtests fit small sizes
+    and predict larger ones. Inputs and losses are positive.
+    parameters: name -> Kind. starts: the documented grid, unless `start_points` is overridden.
+    The class docstring is the equation, its source and its units.
+    """
+
+    name: ClassVar[str]
+    inputs: ClassVar[tuple[str, ...]]
+    parameters: ClassVar[Mapping[str, Kind]]
+    starts: ClassVar[Grid]
+
+    def log_loss(self, p: Any, **inputs: Array) -> Array:
+        """Logarithm of the predicted loss, (n,), from inputs of shape (n,); `p` holds scalars (see `unpack`)."""
+        raise NotImplementedError
+
+    def start_points(self, inputs: Mapping[str, np.ndarray], loss: np.ndarray) -> np.ndarray:
+        """(starts, P) internal coordinates from which to fit `loss`."""
+        return self.starts.points(self.coordinates())
+
+    @classmethod
+    def coordinates(cls) -> tuple[str, ...]:
+        """Names of the internal coordinates: `log_A` for a Positive A, `alpha` for a Real alpha."""
+        return tuple(f"log_{name}" if kind.positive else name for name, kind in cls.parameters.items())
+
+    @classmethod
+    def unpack(cls, theta: Array) -> SimpleNamespace:
+        """theta (P,) as named scalars; a Positive parameter A has both `p.A` and `p.log_A`."""
+        named = SimpleNamespace()
+        for value, (name, kind) in zip(theta, cls.parameters.items(), strict=True):
+            setattr(named, name, jnp.exp(value) if kind.positive else value)
+            if kind.positive:
+                setattr(named, f"log_{name}", value)
+        return named
+
+    @classmethod
+    def natural(cls, theta: np.ndarray) -> np.ndarray:
+        """Internal coordinates (..., P) in natural units."""
+        positive = np.array([kind.positive for kind in cls.parameters.values()])
+        theta = np.asarray(theta, np.float64)
+        return np.where(positive, np.exp(np.where(positive, theta, 0.0)), theta)
+
+    @classmethod
+    def bounds(cls) -> tuple[np.ndarray, np.ndarray]:
+        """Lower and upper bounds (P,) of the internal coordinates."""
+        kinds = cls.parameters.values()
+        return (
+            np.array([kind.internal(kind.lower) for kind in kinds]),
+            np.array([kind.internal(kind.upper) for kind in kinds]),
+        )
+
+
+LAWS: Registry[Law] = Registry("law")

@@ -1,0 +1,141 @@
+"""The parametrization protocol: leaves and their roles from shapes, and the per-leaf factors a rule gives them."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import jax
+
+from harness.optimizers.base import Family
+from harness.registry import Registry
+from workloads.base import BadInput, Workload
+
+Role = Literal["input", "hidden", "output", "vector", "fixed"]
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One parameter array, seen at the trial's width and at the base width.
+
+    role: "hidden" if both fan-in and fan-out grow with width, "input" if only fan-out does, "output" if only fan-in does,
+    "vector" for gains and biases that grow, "fixed" for what does not depend on width.
+    fan_in_ratio, fan_out_ratio: size at this width / size at the base width.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    role: Role
+    fan_in_ratio: float
+    fan_out_ratio: float
+
+
+class Factors(NamedTuple):
+    """What a rule gives a leaf, each a factor on the SP value at this width.
+
+    init: on the initial values. learning_rate: on the update. weight_decay: on the coefficient of decoupled decay,
+    whose step is learning rate x coefficient.
+    """
+
+    init: float = 1.0
+    learning_rate: float = 1.0
+    weight_decay: float = 1.0
+
+
+@dataclass(frozen=True)
+class Scales:
+    """A parametrization applied to one workload at one width: nested dicts of floats, and the model's named scalars."""
+
+    init: Any
+    learning_rate: Any
+    weight_decay: Any
+    attention_scale: float
+    residual_scale: float
+    output_scale: float
+
+
+@dataclass(frozen=True)
+class Parametrization:
+    """A rule from a leaf's role and ratios to its factors. At the base width every parametrization is SP."""
+
+    name: ClassVar[str]
+
+    base_width: int = 32
+
+    def factors(self, leaf: Leaf, family: Family) -> Factors:
+        """The leaf's factors for an optimizer of this family. Raises BadInput where no rule exists."""
+        raise NotImplementedError
+
+    def attention_scale(self, head_size_ratio: float) -> float:
+        """Factor on attention logits, beside 1 / sqrt(head size)."""
+        return 1.0
+
+    def tied_output_scale(self, width_ratio: float) -> float:
+        """Factor on the output where the readout is the transposed embedding, a leaf with two roles."""
+        return 1.0
+
+    def validate(self) -> None:
+        if self.base_width < 1:
+            raise BadInput(f"parametrization.base_width={self.base_width} must be at least 1")
+
+
+def leaves(workload: Workload, base_width: int) -> list[Leaf]:
+    """Every leaf of the workload's parameters with its role, by comparing shapes at three widths.
+
+    Growth is seen between the width and its double, so that roles are known at the base width too.
+    """
+    here, base, double = (_shapes(workload.replace(width=w)) for w in (workload.width, base_width, 2 * workload.width))
+    if not here.keys() == base.keys() == double.keys():
+        odd = sorted(here.keys() ^ base.keys() | here.keys() ^ double.keys())
+        raise BadInput(f"workload '{workload.name}' has leaves that exist only at some widths: {', '.join(odd)}; roles cannot be told from shapes")
+    return [_leaf(path, here[path], base[path], double[path]) for path in here]
+
+
+@functools.cache
+def scales(parametrization: Parametrization, workload: Workload, family: Family) -> Scales:
+    """The factors of every leaf and the model's named scalars."""
+    found = leaves(workload, parametrization.base_width)
+    factors = {leaf.path: parametrization.factors(leaf, family) for leaf in found}
+    structure = jax.eval_shape(workload.init, jax.random.key(0))
+
+    def tree(field: str) -> Any:
+        return jax.tree_util.tree_map_with_path(lambda path, _: getattr(factors[_name(path)], field), structure)
+
+    tied = not any(leaf.role == "output" for leaf in found)
+    width_ratio = workload.width / parametrization.base_width
+    head_ratio = workload.head_size / workload.replace(width=parametrization.base_width).head_size
+    return Scales(
+        init=tree("init"),
+        learning_rate=tree("learning_rate"),
+        weight_decay=tree("weight_decay"),
+        attention_scale=workload.attention_scale * parametrization.attention_scale(head_ratio),
+        residual_scale=workload.residual_scale,
+        output_scale=workload.output_scale * (parametrization.tied_output_scale(width_ratio) if tied else 1.0),
+    )
+
+
+def _shapes(workload: Workload) -> dict[str, tuple[int, ...]]:
+    shapes = jax.eval_shape(workload.init, jax.random.key(0))
+    return {_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)}
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    return "/".join(str(entry.key) for entry in path)
+
+
+def _leaf(path: str, here: tuple[int, ...], base: tuple[int, ...], double: tuple[int, ...]) -> Leaf:
+    grows = [d > h for d, h in zip(double, here, strict=True)]
+    ratio = [h / b for h, b in zip(here, base, strict=True)]
+    if len(here) < 2:
+        return Leaf(path, here, "vector" if any(grows) else "fixed", 1.0, ratio[-1] if here else 1.0)
+    roles: dict[tuple[bool, bool], Role] = {
+        (True, True): "hidden",
+        (False, True): "input",
+        (True, False): "output",
+        (False, False): "fixed",
+    }
+    return Leaf(path, here, roles[grows[-2], grows[-1]], ratio[-2], ratio[-1])
+
+
+PARAMETRIZATIONS: Registry[Parametrization] = Registry("parametrization")

@@ -1,0 +1,17 @@
+"""Standard parametrization: the model's own initialisation and one global learning rate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.optimizers.base import Family
+from harness.parametrizations.base import PARAMETRIZATIONS, Factors, Leaf, Parametrization
+
+
+@PARAMETRIZATIONS.register("sp")
+@dataclass(frozen=True)
+class SP(Parametrization):
+    """All factors 1, except that gains and biases are not decayed."""
+
+    def factors(self, leaf: Leaf, family: Family) -> Factors:
+        return Factors(weight_decay=float(len(leaf.shape) > 1))

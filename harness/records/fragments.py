@@ -1,0 +1,295 @@
+"""A directory of immutable Parquet files ("fragments") that many processes add to and merge at once, without locks.
+
+Rules that make this safe at any instant, on any file system with an atomic rename:
+a fragment appears whole under a new name; its name holds the CRC-32 of its bytes; a fragment is deleted only after
+another that contains all its rows is on disk. Readers therefore see every row at least once, and drop the duplicates.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+import os
+import re
+import secrets
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from harness.records.files import TEMPORARY, atomic_write_bytes
+from harness.records.schema import VERSION, VERSION_KEY, conform
+from workloads.base import BadInput
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+NAME = re.compile(r"(?P<stem>[A-Za-z0-9_-]+)(?:\.(?P<crc>[0-9a-f]{8}))?\.parquet")
+STEM_KEY = b"windtunnel.fragment"
+COVERS_KEY = b"windtunnel.covers"
+CORRUPT = ".corrupt"
+
+_RETRIES = 50
+_STALE_SECONDS = 24 * 3600
+_ROW_GROUP = 1 << 18
+_BULKY = ("config", "packages", "error", "xla_flags")
+
+
+class Moved(Exception):
+    """A listed fragment is gone: another process merged it."""
+
+
+class Damaged(Exception):
+    """A fragment cannot be read. Carries the fragment's pile, its path and the reason."""
+
+    def __init__(self, pile: Pile, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.pile, self.path, self.reason = pile, path, reason
+
+
+def time_ordered_name() -> str:
+    """A name no other process makes: UTC microseconds, process id, random bits. Sorts by time."""
+    now = datetime.fromtimestamp(time.time(), UTC)
+    return f"{now:%Y%m%dT%H%M%S%f}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+class Fragment:
+    """One file, read whole and verified. stem: its name without checksum. covers: the published copy whose rows it holds.
+
+    Raises Moved if the file is gone, Damaged if it is broken, BadInput if it may not be read or is of a newer version.
+    """
+
+    def __init__(self, pile: Pile, path: Path) -> None:
+        self.pile, self.path = pile, path
+        match = NAME.fullmatch(path.name)
+        content = content_of(path)
+        self.size = len(content)
+        crc = match["crc"] if match else None
+        if crc is not None and zlib.crc32(content) != int(crc, 16):
+            raise Damaged(pile, path, "its checksum does not match" if content else "it is empty")
+        with _guard(pile, path):
+            self._file = pq.ParquetFile(
+                pa.BufferReader(content),
+                page_checksum_verification=crc is None,
+                read_dictionary=pile.dictionaries,
+            )
+            self.names: list[str] = self._file.schema_arrow.names
+        self._check_columns()
+        metadata = self._file.schema_arrow.metadata or {}
+        self._check_version(metadata)
+        self.stem = _stem(metadata)
+        self.covers = _stem(metadata, COVERS_KEY)
+
+    def _check_columns(self) -> None:
+        missing = [name for name in self.pile.required if name not in self.names]
+        if missing or len(set(self.names)) < len(self.names):
+            reason = f"it has no column '{missing[0]}'" if missing else "it has two columns of one name"
+            raise Damaged(self.pile, self.path, reason)
+
+    def _check_version(self, metadata: Mapping[bytes, bytes]) -> None:
+        version = metadata.get(VERSION_KEY, b"1").decode(errors="replace")
+        if not version.isdecimal() or int(version) > VERSION:
+            raise BadInput(
+                f"{self.path} was written by a newer windtunnel (records version {version}, this one reads up to "
+                f"{VERSION}); update windtunnel, or use another results folder"
+            )
+
+    @property
+    def row_groups(self) -> int:
+        return self._file.metadata.num_row_groups
+
+    @property
+    def num_rows(self) -> int:
+        return self._file.metadata.num_rows
+
+    def read(self, columns: Iterable[str] | None = None, row_group: int | None = None) -> pa.Table:
+        """The columns that it has among `columns` (default: all), with the fixed ones in their types."""
+        wanted = None if columns is None else [name for name in dict.fromkeys(columns) if name in self.names]
+        groups = range(self.row_groups) if row_group is None else [row_group]
+        with _guard(self.pile, self.path):
+            threads = self.num_rows > 10_000  # starting threads costs more than reading a small file
+            table = self._file.read_row_groups(list(groups), columns=wanted, use_threads=threads)
+            table = conform(table, self.pile.schema)
+        for name in self.pile.required:
+            if name in table.column_names and table.column(name).null_count:
+                raise Damaged(self.pile, self.path, f"it has rows without '{name}'")
+        return table
+
+
+@contextmanager
+def _guard(pile: Pile, path: Path) -> Iterator[None]:
+    """Turns what the Parquet reader raises on broken bytes into Damaged."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else "unreadable"
+        raise Damaged(pile, path, reason) from None
+
+
+def content_of(path: Path) -> bytes:
+    """All bytes of a fragment. Raises Moved if it is gone, BadInput if it may not be read."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise Moved from None
+    except PermissionError as error:
+        raise BadInput(f"cannot read {path}: {error.strerror}; make the results folder readable") from None
+
+
+def stem_of(path: Path) -> str | None:
+    """The stem that a fragment, or a copy of one, carries inside; empty if it has none, None if there is no such file."""
+    try:
+        return _stem(pq.read_schema(path).metadata or {})
+    except FileNotFoundError:
+        return None
+    except (pa.ArrowException, OSError, ValueError):
+        return ""
+
+
+def _stem(metadata: Mapping[bytes, bytes], key: bytes = STEM_KEY) -> str:
+    return metadata.get(key, b"").decode(errors="replace")
+
+
+class Pile:
+    """The fragments of one directory.
+
+    schema: the fixed columns. required: columns every fragment has, without nulls. consequence: what losing a
+    fragment means, for the warning. dictionaries: columns read dictionary-encoded.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        schema: pa.Schema,
+        required: Sequence[str],
+        consequence: str,
+        dictionaries: Sequence[str] = (),
+    ) -> None:
+        self.path, self.schema, self.required, self.consequence = path, schema, tuple(required), consequence
+        self.dictionaries = list(dictionaries)
+        self._ignored: set[Path] = set()
+
+    def paths(self) -> list[Path]:
+        """The fragments now present, sorted by name.
+
+        Listed until two listings agree: a single one may miss both a new merged fragment and those it replaced.
+        """
+        listing = self._list()
+        while (again := self._list()) != listing:
+            listing = again
+        return [path for path in listing if path not in self._ignored]
+
+    def _list(self) -> list[Path]:
+        if self.path.is_symlink():
+            raise BadInput(f"{self.path} is a symbolic link; link the whole results folder instead")
+        try:
+            with os.scandir(self.path) as entries:
+                names = [
+                    e.name for e in entries if NAME.fullmatch(e.name) and e.is_file(follow_symlinks=False)
+                ]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise BadInput(f"cannot list {self.path}: {error.strerror}; check the results folder") from None
+        return [self.path / name for name in sorted(names)]
+
+    def fragments(self, below: float = math.inf) -> Iterator[Fragment]:
+        """Open those smaller than `below` bytes, one by one; broken ones are set aside. Raises Moved if one is gone."""
+        for path in self.paths():
+            try:
+                if path.stat().st_size >= below:
+                    continue
+                fragment = Fragment(self, path)
+            except FileNotFoundError:
+                raise Moved from None
+            except Damaged as damage:
+                self.set_aside(damage)
+            else:
+                yield fragment
+
+    def set_aside(self, damage: Damaged) -> None:
+        """Rename a broken file to *.corrupt and say so, once."""
+        path = damage.path
+        aside = path.with_name(path.name + CORRUPT)
+        try:
+            os.rename(path, aside)
+        except FileNotFoundError:
+            return  # another process was first
+        except OSError:
+            self._ignored.add(path)
+            aside = path
+        log.warning(
+            "%s is broken (%s); set aside as %s: %s", path, damage.reason, aside.name, self.consequence
+        )
+
+    def add(self, table: pa.Table, stem: str, covers: str = "", compact: bool = False) -> Path:
+        """Write one fragment, durably. compact: compress everything (a merged file), not only long texts."""
+        metadata = {VERSION_KEY: str(VERSION), STEM_KEY: stem, COVERS_KEY: covers}
+        table = table.replace_schema_metadata(metadata)
+        content = _parquet(table, compress=compact or bool(self.dictionaries))
+        path = self.path / f"{stem}.{zlib.crc32(content):08x}.parquet"
+        self.path.mkdir(parents=True, exist_ok=True)
+        atomic_write_bytes(path, content)
+        return path
+
+    def remove(self, fragments: Iterable[Fragment]) -> None:
+        for fragment in fragments:
+            with suppress(FileNotFoundError):
+                fragment.path.unlink()
+
+
+def _parquet(table: pa.Table, compress: bool) -> bytes:
+    """Small fragments stay uncompressed apart from long texts: opening 1,000 of them is then three times as fast."""
+    texts = [field.name for field in table.schema if not _is_number(field.type)]
+    sink = io.BytesIO()
+    pq.write_table(
+        table,
+        sink,
+        row_group_size=_ROW_GROUP,
+        compression={name: "zstd" if compress or name in _BULKY else "none" for name in table.column_names},
+        use_dictionary=texts or False,
+        column_encoding={
+            name: "DELTA_BINARY_PACKED" for name in ("step", "tokens") if name in table.column_names
+        },
+        write_statistics=False,
+        write_page_checksum=True,
+    )
+    return sink.getvalue()
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
+
+
+def consistently(use: Callable[[], T]) -> T:
+    """Call `use` until no fragment vanished or broke under it. What it returns is one consistent view."""
+    moved = 0
+    while True:
+        try:
+            return use()
+        except Damaged as damage:
+            damage.pile.set_aside(damage)
+        except Moved:
+            moved += 1
+            if moved == _RETRIES:
+                raise RuntimeError("the records keep changing while they are read") from None
+
+
+def remove_stale_temporaries(directory: Path) -> None:
+    """Delete what killed writers left behind. Ages are differences of this file system's own clock, not the host's."""
+    probe = directory / f".{time_ordered_name()}{TEMPORARY}"
+    with suppress(OSError):
+        probe.touch()
+        now = probe.stat().st_mtime
+        probe.unlink()
+        for path in directory.glob(f".*{TEMPORARY}"):
+            with suppress(OSError):
+                if now - path.lstat().st_mtime > _STALE_SECONDS:
+                    path.unlink()

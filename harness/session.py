@@ -1,0 +1,42 @@
+"""One training session: devices, store, progress and tracker set up from a command's configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from harness.engine import devices
+from harness.engine.runner import Observer, Runner, Settings, Summary
+from harness.records.store import Store
+from harness.tracking.progress import ProgressDisplay
+from harness.tracking.trackers import make_tracker
+from harness.trial import Trial
+
+
+def store_of(config: DictConfig, study: str) -> Store:
+    """The study directory results/<study>; raises BadInput if nothing can be written there."""
+    store = Store(Path(config.results) / study)
+    store.check_writable()
+    return store
+
+
+def settings_of(config: DictConfig) -> Settings:
+    values = OmegaConf.to_container(config.engine)
+    return Settings(**{f.name: values[f.name] for f in dataclasses.fields(Settings)})  # type: ignore[index,call-overload]
+
+
+def train(trials: Sequence[Trial], config: DictConfig, store: Store) -> Summary:
+    """Train what `store` lacks of `trials`, showing progress and mirroring to the tracker."""
+    observers: list[Observer] = [ProgressDisplay()]
+    tracker = make_tracker(config.tracker, store.root.name)
+    if tracker is not None:
+        observers.append(tracker)
+    return Runner(store, devices.local_devices(), settings_of(config), observers).train(trials)
+
+
+def configure(config: DictConfig) -> None:
+    """Set up JAX's devices and compilation cache, before anything touches them."""
+    devices.configure(config.engine.devices)

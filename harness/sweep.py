@@ -1,0 +1,77 @@
+"""From a study's base and sweep to its trials."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+from harness.config import COMPONENTS, StudyConfig, compose_config, trial_from, with_values
+from harness.trial import Trial
+from workloads.base import BadInput
+
+Point = dict[str, Any]
+
+
+def values_of(key: str, axis: Any) -> list[Any]:
+    """The values of one sweep axis: a list, {log2: [low, high]} or {log2: [low, high, step]}, {range: [first, last]}.
+
+    log2 is in octaves: {log2: [-9, -4]} is 2^-9, 2^-8 ... 2^-4.
+    """
+    match axis:
+        case list() if axis:
+            return axis
+        case {"log2": [low, high, *rest]} if len(rest) <= 1:
+            step = float(rest[0]) if rest else 1.0
+            if step <= 0 or high < low:
+                raise BadInput(f"sweep.{key}: log2 needs [low, high] or [low, high, step] with low <= high and step > 0")
+            return [2.0 ** (low + i * step) for i in range(int((high - low) / step + 1e-9) + 1)]
+        case {"range": [int(first), int(last)]} if first <= last:
+            return list(range(first, last + 1))
+        case int() | float() | str() | bool():
+            return [axis]
+    raise BadInput(f"sweep.{key}={axis} is not an axis; write a list, {{log2: [low, high]}} or {{range: [first, last]}}")
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> Point:
+    """{"budget": {"tokens": 1e5}} -> {"budget.tokens": 1e5}; dotted keys stay."""
+    flat: Point = {}
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def points_of(sweep: Mapping[str, Any]) -> list[Point]:
+    """The product of all axes, the last one varying fastest."""
+    axes = {key: values_of(key, axis) for key, axis in sweep.items()}
+    return [dict(zip(axes, combination, strict=True)) for combination in itertools.product(*axes.values())]
+
+
+def trials_of(study: StudyConfig, points: list[Point]) -> list[Trial]:
+    """One validated trial for every point. Groups (workload, optimizer, ...) are composed once per combination."""
+    base = flatten(study.base)
+    composed: dict[tuple[Any, ...], Trial] = {}
+    trials = []
+    for point in points:
+        groups = {key: value for key, value in (base | point).items() if key in COMPONENTS}
+        key = tuple(groups.items())
+        if key not in composed:
+            values = {name: value for name, value in base.items() if name not in COMPONENTS}
+            overrides = [f"{name}={_text(value)}" for name, value in (groups | values).items()]
+            composed[key] = trial_from(compose_config("train", overrides))
+        trial = with_values(composed[key], {name: v for name, v in point.items() if name not in COMPONENTS})
+        trial.validate()
+        trials.append(trial)
+    return trials
+
+
+def _text(value: Any) -> str:
+    """A value in Hydra's override grammar."""
+    if value is None:
+        return "null"
+    if isinstance(value, str):
+        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return str(value)

@@ -1,0 +1,1 @@
+"""Who watches a run: the progress display and the trackers. Training never depends on them."""

@@ -1,0 +1,102 @@
+"""Train one trial, or with -m a sweep of them.
+
+    python -m harness.train workload=language_model workload.width=64 optimizer=adamw optimizer.learning_rate=3e-3 budget.tokens=1e6
+    python -m harness.train -m workload.width=32,64 optimizer.learning_rate=1e-3,3e-3,1e-2 'seed=range(4)'
+
+A sweep's jobs are grouped into packs and trained in this process, each with its own row, curve and resolved configuration
+under results/<study_name>. A trial that is already recorded is not trained again. --cfg prints the composed configuration.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.table import Table
+
+from harness import cli, session
+from harness.config import COMPONENTS, CONFIG_DIR, compose_config, explain, options, trial_from
+from harness.engine.runner import Summary
+from harness.records.files import atomic_write_text
+from harness.records.store import Store
+from harness.trial import Trial
+
+_SHOWN = ("trial", "status", "workload.width", "optimizer.learning_rate", "parametrization", "seed", "final_loss", "test_loss")
+
+
+def main(argv: list[str]) -> int:
+    """Entry point; returns the exit code."""
+    if cli.wants_help(argv):
+        print(_help())
+        return 0
+    multirun = [word for word in argv if word in ("-m", "--multirun")]
+    overrides = [word for word in argv if word not in ("-m", "--multirun", "--cfg")]
+    if multirun:
+        return _sweep(overrides)
+    config = compose_config("train", overrides)
+    if "--cfg" in argv:
+        print(OmegaConf.to_yaml(config, resolve=True))
+        return 0
+    session.configure(config)
+    trial = trial_from(config)
+    store = session.store_of(config, config.study_name)
+    record_config(store, trial, config)
+    summary = session.train([trial], config, store)
+    report(store, [trial], summary)
+    return 0
+
+
+def _sweep(overrides: Sequence[str]) -> int:
+    """Hand the sweep to Hydra's sweeper and the packed launcher."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come back as exceptions, and are explained below
+    run = hydra.main(config_path=str(CONFIG_DIR), config_name="train", version_base="1.3")(_unused)
+    sys.argv = [sys.argv[0], "-m", *overrides]
+    try:
+        run()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explain("train", overrides, error) from None
+    return 0
+
+
+def _unused(config: DictConfig) -> None:
+    raise AssertionError("the packed launcher trains jobs itself")
+
+
+def record_config(store: Store, trial: Trial, config: DictConfig) -> None:
+    """Write the job's resolved configuration beside its row."""
+    folder = store.root / "configs"
+    folder.mkdir(exist_ok=True)
+    atomic_write_text(folder / f"{trial.id}.yaml", OmegaConf.to_yaml(config, resolve=True))
+
+
+def report(store: Store, trials: Sequence[Trial], summary: Summary) -> None:
+    """Print the trials' rows as a table, and what the run did."""
+    wanted = {trial.id for trial in trials}
+    rows = [row for row in store.trials(columns=list(_SHOWN)).to_pylist() if row["trial"] in wanted]
+    table = Table(*(name.rpartition(".")[2] for name in _SHOWN))
+    for row in rows:
+        table.add_row(*(f"{v:.5g}" if isinstance(v, float) else str(v) for v in row.values()))
+    console = Console()
+    console.print(table)
+    known = len(wanted) - summary.trained
+    console.print(
+        f"{summary.trained} trained ({summary.diverged} diverged), {known} already recorded; {summary.compiled} programs "
+        f"compiled; records in {store.root}",
+        highlight=False,
+    )
+
+
+def _help() -> str:
+    groups = "\n".join(f"  {group}={' | '.join(options(group))}" for group in COMPONENTS)
+    defaults = OmegaConf.to_yaml(compose_config("train", []))
+    return f"{(__doc__ or '').strip()}\n\ngroups:\n{groups}\n\ndefaults (override any key):\n{defaults}"
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

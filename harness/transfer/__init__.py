@@ -1,0 +1,8 @@
+"""Transfer checks: does what was tuned on a small proxy hold at scale, and what does it cost if used anyway?
+
+A check is a function on a table (arrays with one entry a trial) that returns a verdict with its evidence.
+"""
+
+from harness.transfer.learning_rate import Transfer, learning_rate_transfer
+
+__all__ = ["Transfer", "learning_rate_transfer"]

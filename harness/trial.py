@@ -1,0 +1,175 @@
+"""Trial: the frozen, hashable, complete description of one training run, and its split into static and traced parts."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import numpy as np
+
+from harness import components
+from harness.budget import Budget, Rates, evaluation_steps, steps_of
+from harness.optimizers.base import Optimizer
+from harness.parametrizations.base import Parametrization, scales
+from harness.registry import nearest
+from harness.schedules.base import Schedule
+from workloads.base import BadInput, Workload
+
+PRECISIONS = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Static:
+    """Everything that shapes the compiled program. Trials with equal statics share one compilation.
+
+    capacity: the most steps one call of the program can take (the length of its loss buffer).
+    """
+
+    workload: Workload
+    optimizer: Optimizer
+    schedule: Schedule
+    precision: str
+    capacity: int
+
+
+class Hparams(NamedTuple):
+    """Everything traced, one trial's worth: float32 and integer scalars (the engine adds a leading trial axis).
+
+    scales: the parametrization's (init, learning rate, weight decay) trees. horizon in steps. lengths: the schedule's
+    durations in steps.
+    """
+
+    workload: dict[str, Any]
+    optimizer: dict[str, Any]
+    schedule: dict[str, Any]
+    lengths: dict[str, Any]
+    scales: tuple[Any, Any, Any]
+    horizon: Any
+    divergence_factor: Any
+    seed: Any
+    data_seed: Any
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training run. Two trials with the same `id` are the same computation.
+
+    evaluations: how often the validation split is evaluated, evenly spread, the last time at the horizon.
+    data_seed: which batches are seen, and in what order (null: the seed's). divergence_factor: a training loss above this multiple of the
+    first step's loss (or a non-finite one) ends the trial as diverged.
+    """
+
+    name: ClassVar[str] = "trial"
+
+    workload: Workload
+    optimizer: Optimizer
+    schedule: Schedule
+    parametrization: Parametrization
+    budget: Budget
+    seed: int = 0
+    data_seed: int | None = None
+    evaluations: int = 10
+    divergence_factor: float = 4.0
+    precision: str = "float32"
+
+    def validate(self) -> None:
+        """Raise BadInput if this can't be trained. Compiles nothing; reads the corpus to know its length."""
+        for part in (self.workload, self.optimizer, self.schedule, self.parametrization):
+            part.validate()
+        for key, number in self.config().items():
+            if isinstance(number, float) and not math.isfinite(number):
+                raise BadInput(f"{key}={number} must be finite")
+        if self.precision not in PRECISIONS:
+            raise BadInput(f"unknown precision '{self.precision}'. {nearest(self.precision, PRECISIONS)}")
+        if self.evaluations < 1:
+            raise BadInput(f"evaluations={self.evaluations} must be at least 1")
+        if not self.divergence_factor > 1:
+            raise BadInput(f"divergence_factor={self.divergence_factor} must be above 1")
+        for seed in ("seed", "data_seed"):
+            if not 0 <= (getattr(self, seed) or 0) < 2**31:
+                raise BadInput(f"{seed}={getattr(self, seed)} must lie in [0, 2^31)")
+        self.lengths()
+
+    def config(self) -> dict[str, Any]:
+        """The canonical configuration, flat: "workload" is a name, "workload.width" its field, and so on."""
+        flat: dict[str, Any] = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if not dataclasses.is_dataclass(value):
+                flat[field.name] = value
+                continue
+            config = components.as_config(value)
+            name = config.pop("name")
+            if field.name != "budget":
+                flat[field.name] = name
+            flat.update({f"{field.name}.{key}": entry for key, entry in config.items()})
+        return flat
+
+    @functools.cached_property
+    def id(self) -> str:
+        """16 hex digits of the SHA-256 of the canonical configuration."""
+        canonical = json.dumps(self.config(), sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    @functools.cached_property
+    def rates(self) -> Rates:
+        from harness.engine.cost import step_seconds  # the engine measures what few budgets ask for
+
+        return Rates(
+            examples=self.workload.batch_size,
+            tokens=self.workload.batch_size * self.workload.tokens_per_example,
+            epoch=self.workload.load().examples,
+            flops=self.workload.matmul_flops,
+            seconds=lambda: step_seconds(self),
+        )
+
+    @functools.cached_property
+    def horizon(self) -> int:
+        """The budget in steps."""
+        return self.budget.horizon(self.rates)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens seen over the whole horizon."""
+        return self.horizon * self.rates.tokens
+
+    def lengths(self) -> dict[str, float]:
+        """The schedule's durations in steps."""
+        return {
+            name: steps_of(getattr(self.schedule, name), self.horizon, self.rates) for name in self.schedule.durations
+        }
+
+    def static(self) -> Static:
+        longest = max(np.diff([0, *evaluation_steps(self.horizon, self.evaluations)]))
+        return Static(
+            workload=components.erase(self.workload),
+            optimizer=components.erase(self.optimizer),
+            schedule=dataclasses.replace(
+                components.erase(self.schedule), **dict.fromkeys(self.schedule.durations, "")
+            ),
+            precision=self.precision,
+            capacity=1 << int(longest - 1).bit_length(),
+        )
+
+    def hparams(self) -> Hparams:
+        """The traced part as numpy scalars; the learning-rate, init and decay factors come from the parametrization."""
+        factors = scales(self.parametrization, self.workload, self.optimizer.family)
+        named = {key: getattr(factors, key) for key in ("attention_scale", "residual_scale", "output_scale")}
+        values = Hparams(
+            workload=components.traced(self.workload) | named,
+            optimizer=components.traced(self.optimizer),
+            schedule=components.traced(self.schedule),
+            lengths=self.lengths(),
+            scales=(factors.init, factors.learning_rate, factors.weight_decay),
+            horizon=float(self.horizon),
+            divergence_factor=self.divergence_factor,
+            seed=np.int32(self.seed),
+            data_seed=np.int32(self.seed if self.data_seed is None else self.data_seed),
+        )
+        return jax.tree.map(lambda v: np.float32(v) if isinstance(v, float) else v, values)

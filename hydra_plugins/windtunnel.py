@@ -1,0 +1,23 @@
+"""Hydra finds launchers only in this namespace package; what they do is in harness/launchers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+class PackedLauncher(Launcher):
+    """hydra/launcher=packed: all jobs of a sweep in one process, those of one static signature in one program."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self._context = hydra_context
+        self._config = config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from harness.launchers import packed  # Hydra scans this file in every program; keep it light
+
+        return packed.launch(self._context, self._config, job_overrides)

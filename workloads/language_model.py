@@ -1,0 +1,198 @@
+"""Decoder-only Transformer language model (pre-RMSNorm, RoPE, GELU MLP), on bytes or tokens."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from workloads.base import Array, BadInput, Batch, Data, Metric, Params, Workload
+from workloads.data.text import load_corpus
+
+_NORM_EPS = 1e-6
+_EMBEDDING_STD = 0.1
+_MLP_RATIO = 4
+_ROPE_BASE = 10_000.0
+
+
+@dataclass(frozen=True)
+class LanguageModel(Workload):
+    """Next-token prediction with a small GPT.
+
+    corpus: "stdlib" (the running Python's own source), "zipf_markov" (known entropy rate), a text file or folder, or
+    `.bin` uint16 token shards. context: tokens per sequence. heads: attention heads; the head size is width / heads.
+    qk_norm: RMS-normalise queries and keys. z_loss: weight of log(Z)^2. tied_embeddings: readout = embedding transposed.
+    evaluation_sequences: held-out sequences per evaluation, spread evenly over the split.
+    Shapes below: B batch, T context, W width, H heads, K = W / H, V vocabulary.
+    """
+
+    name: ClassVar[str] = "language_model"
+    metric: ClassVar[Metric] = Metric("loss", "minimize", "nats/token")
+
+    corpus: str = "stdlib"
+    context: int = 64
+    heads: int = 4
+    qk_norm: bool = False
+    tied_embeddings: bool = False
+    z_loss: float = 0.0
+    evaluation_sequences: int = 128
+
+    @property
+    def tokens_per_example(self) -> int:
+        return self.context
+
+    @property
+    def head_size(self) -> int:
+        return self.width // self.heads
+
+    @property
+    def vocab_size(self) -> int:
+        return load_corpus(self.corpus).vocab_size
+
+    def validate(self) -> None:
+        super().validate()
+        if self.heads < 1 or self.width % self.heads:
+            raise BadInput(f"workload.width={self.width} is not divisible by workload.heads={self.heads}; choose a width that is a multiple of the heads")
+        if self.head_size % 2:
+            raise BadInput(f"the head size workload.width / workload.heads = {self.head_size} must be even for rotary embeddings; choose a width that is a multiple of {2 * self.heads}")
+        if self.context < 1 or self.evaluation_sequences < 1:
+            raise BadInput("workload.context and workload.evaluation_sequences must be at least 1")
+
+    def load(self) -> Data:
+        corpus = load_corpus(self.corpus)
+        splits = {"train": corpus.train, "validation": corpus.validation, "test": corpus.test}
+        for split, tokens in splits.items():
+            if len(tokens) <= self.context:
+                raise BadInput(f"the {split} split of corpus '{self.corpus}' has {len(tokens)} tokens, fewer than workload.context={self.context} + 1; use a longer corpus or a shorter context")
+        return Data(splits, corpus.info, examples=(len(corpus.train) - 1) // self.context)
+
+    def data_key(self) -> Hashable:
+        return type(self), self.corpus
+
+    def init(self, key: Array) -> Params:
+        width, hidden = self.width, _MLP_RATIO * self.width
+        keys = iter(jax.random.split(key, 2 + 4 * self.depth))
+
+        def matrix(fan_in: int, fan_out: int) -> Array:
+            return jax.random.normal(next(keys), (fan_in, fan_out)) * fan_in**-0.5
+
+        embedding = jax.random.normal(next(keys), (self.vocab_size, width)) * _EMBEDDING_STD
+        params: dict[str, Params] = {"embedding": embedding, "final_norm": jnp.ones(width)}
+        if not self.tied_embeddings:
+            params["readout"] = matrix(width, self.vocab_size)
+        for layer in range(self.depth):
+            block = {
+                "attention_norm": jnp.ones(width),
+                "query_key_value": matrix(width, 3 * width),
+                "attention_out": matrix(width, width),
+                "mlp_norm": jnp.ones(width),
+                "mlp_in": matrix(width, hidden),
+                "mlp_out": matrix(hidden, width),
+            }
+            params[f"layer_{layer}"] = block
+        return params
+
+    def batch(self, data: Mapping[str, Array], key: Array, step: Array) -> Batch:
+        """(B, T + 1) tokens: sequences at uniformly random offsets of the training split."""
+        tokens = data["train"]
+        starts = jax.random.randint(jax.random.fold_in(key, step), (self.batch_size,), 0, tokens.shape[0] - self.context)
+        return _sequences(tokens, starts, self.context)
+
+    def loss(self, params: Params, batch: Batch, key: Array) -> tuple[Array, dict[str, Array]]:
+        inputs, targets = batch[:, :-1], batch[:, 1:]
+        logits = self.logits(params, inputs)
+        log_z = jax.nn.logsumexp(logits, axis=-1)
+        cross_entropy = jnp.mean(log_z - _pick(logits, targets))
+        return cross_entropy + self.z_loss * jnp.mean(jnp.square(log_z)), {"cross_entropy": cross_entropy}
+
+    def evaluate(self, params: Params, data: Mapping[str, Array], split: str) -> dict[str, Array]:
+        """Mean cross-entropy over `evaluation_sequences` sequences, in batches of `batch_size`."""
+        return {"loss": jnp.mean(-self.log_probabilities(params, data[split]))}
+
+    def log_probabilities(self, params: Params, tokens: Array) -> Array:
+        """Log-probability of every evaluated token of a split. tokens: (S,) -> (evaluation_sequences, T)."""
+        starts = self.evaluation_starts(tokens.shape[0])
+
+        def one_batch(starts: Array) -> Array:
+            batch = _sequences(tokens, starts, self.context)
+            logits = self.logits(params, batch[:, :-1])
+            return _pick(logits, batch[:, 1:]) - jax.nn.logsumexp(logits, axis=-1)
+
+        return jax.lax.map(lambda start: one_batch(start[None])[0], jnp.asarray(starts), batch_size=self.batch_size)
+
+    def evaluation_starts(self, length: int) -> np.ndarray:
+        """Where the evaluated sequences of a split of `length` tokens begin (they overlap if the split is short)."""
+        return np.linspace(0, length - self.context - 1, self.evaluation_sequences).astype(np.int32)
+
+    def logits(self, params: Params, tokens: Array) -> Array:
+        """(B, T) tokens -> (B, T, V) logits in float32."""
+        rotation = _rotation(self.context, self.head_size)
+        x = params["embedding"][tokens.astype(jnp.int32)]
+        for layer in range(self.depth):
+            block = params[f"layer_{layer}"]
+            x = x + self.residual_scale * self._attention(block, _rms_norm(x, block["attention_norm"]), rotation)
+            x = x + self.residual_scale * _mlp(block, _rms_norm(x, block["mlp_norm"]))
+        x = _rms_norm(x, params["final_norm"])
+        readout = params["embedding"].T if self.tied_embeddings else params["readout"]
+        return (self.output_scale * (x @ readout)).astype(jnp.float32)
+
+    def _attention(self, block: Params, x: Array, rotation: tuple[Array, Array]) -> Array:
+        """Causal multi-head attention, (B, T, W) -> (B, T, W)."""
+        batch, time, _ = x.shape
+        qkv = (x @ block["query_key_value"]).reshape(batch, time, 3, self.heads, self.head_size)
+        query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        if self.qk_norm:
+            query, key = _rms_norm(query), _rms_norm(key)
+        query, key = _rotate(query, rotation), _rotate(key, rotation)
+        scores = jnp.einsum("bthk,bshk->bhts", query, key) * (self.attention_scale * self.head_size**-0.5)
+        causal = np.tril(np.ones((1, 1, time, time), bool))
+        weights = jax.nn.softmax(jnp.where(causal, scores, -1e30), axis=-1)
+        mixed = jnp.einsum("bhts,bshk->bthk", weights, value)
+        return mixed.reshape(batch, time, self.width) @ block["attention_out"]
+
+    def matmul_flops(self) -> float:
+        """Forward: 2 FLOPs per weight and token, and 2 x 2 T W per token and layer for scores and mixing. Backward: twice."""
+        tokens = self.batch_size * self.context
+        weights = self.depth * (4 + 2 * _MLP_RATIO) * self.width**2 + self.width * self.vocab_size
+        attention = self.depth * 2 * self.context * self.width
+        return 3.0 * 2.0 * tokens * (weights + attention)
+
+
+def _sequences(tokens: Array, starts: Array, context: int) -> Array:
+    """(B, context + 1) consecutive tokens beginning at each of `starts`."""
+    return tokens[starts[:, None] + jnp.arange(context + 1)[None, :]]
+
+
+def _pick(logits: Array, targets: Array) -> Array:
+    """The logit of each target: (B, T, V), (B, T) -> (B, T)."""
+    return jnp.take_along_axis(logits, targets[..., None].astype(jnp.int32), axis=-1)[..., 0]
+
+
+def _rms_norm(x: Array, gain: Array | None = None) -> Array:
+    normed = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + _NORM_EPS)
+    return normed if gain is None else normed * gain.reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+def _mlp(block: Params, x: Array) -> Array:
+    return jax.nn.gelu(x @ block["mlp_in"]) @ block["mlp_out"]
+
+
+@functools.cache
+def _rotation(context: int, head_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """cos and sin of the rotary angles, (1, T, 1, K / 2) each (Su et al. 2021, eq. 15)."""
+    frequency = _ROPE_BASE ** (-np.arange(0, head_size, 2) / head_size)
+    angle = np.arange(context)[:, None] * frequency[None, :]
+    shape = (1, context, 1, head_size // 2)
+    return np.cos(angle).astype(np.float32).reshape(shape), np.sin(angle).astype(np.float32).reshape(shape)
+
+
+def _rotate(x: Array, rotation: tuple[Array, Array]) -> Array:
+    """Apply rotary position embedding to (B, T, H, K): pairs are (k, k + K / 2)."""
+    cos, sin = rotation
+    first, second = jnp.split(x, 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1)
