@@ -15,12 +15,13 @@ import numpy as np
 from harness.config import StudyConfig
 from harness.laws import LAWS, Fit, fit, straight_line
 from harness.registry import nearest
-from harness.sweep import Point
+from harness.sweep import Point, values_of
 from harness.transfer import Transfer, learning_rate_transfer
+from harness.transfer.learning_rate import SeedNoise
 from workloads.base import BadInput
 
 LEARNING_RATE = "optimizer.learning_rate"
-_NOT_SERIES = (LEARNING_RATE, "seed", "data_seed")
+NOT_SERIES = (LEARNING_RATE, "seed", "data_seed")
 
 
 @dataclass(frozen=True)
@@ -32,18 +33,51 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class SeriesResult:
-    """What the analyses found for one series. inputs: the law's (n,) input at each scale; line: a straight line in log-log."""
+class Losses:
+    """Mean loss at each scale's best learning rate: what a law is fitted to. All (n,), smallest scale first.
 
-    transfer: Transfer
-    fit: Fit | None
-    x: str | None
+    stderr: standard errors between scales (NaN where one seed can't tell), with `noise.dof` degrees of freedom.
+    seeds: the seeds averaged over. inputs: the law's input at each scale, e.g. parameters.
+    """
+
+    scales: np.ndarray
     inputs: np.ndarray
+    mean: np.ndarray
+    stderr: np.ndarray
+    noise: SeedNoise
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class LawResult:
+    """A law fitted to one series' losses. x: the input's column."""
+
+    fit: Fit
+    x: str
+    losses: Losses
+
+    def straight_line(self, x: float) -> float:
+        """The loss that the line through the last two points predicts at `x`, in log-log."""
+        return float(straight_line(self.losses.inputs, self.losses.mean, x))
+
+    def to_json(self) -> dict[str, Any]:
+        """fit.json's entry: the fit, and the points it was made from."""
+        points = {key: getattr(self.losses, key).tolist() for key in ("scales", "inputs", "mean", "stderr")}
+        points |= {"seeds": list(self.losses.seeds), "stderr_dof": self.losses.noise.dof}
+        return self.fit.to_json() | {"x": self.x, "points": points, "curve": self._curve()}
+
+    def _curve(self) -> dict[str, list[float]]:
+        """The law with its 95% interval for a new mean like the fitted ones, from 0.8 x the smallest size to 4 x the largest."""
+        sizes = np.geomspace(0.8 * self.losses.inputs.min(), 4 * self.losses.inputs.max(), 64)
+        # One call a size: each then sees the same random numbers, and the band is smooth.
+        each = [self.fit.predict({"N": [size]}) for size in sizes]
+        names = ("mean", "low", "high")
+        return {"inputs": sizes.tolist()} | {key: [float(getattr(one, key)[0]) for one in each] for key in names}
 
 
 def label(point: Point, axis: str) -> str:
     """The name of the series a point belongs to."""
-    parts = [str(value) for key, value in point.items() if key != axis and key not in _NOT_SERIES]
+    parts = [str(value) for key, value in point.items() if key != axis and key not in NOT_SERIES]
     return "/".join(parts) or "all"
 
 
@@ -65,20 +99,24 @@ def settings_of(study: StudyConfig) -> tuple[str | None, str | None, str | None]
     return axis, law, column
 
 
-def analyse(study: StudyConfig, cells: Sequence[Cell]) -> dict[str, SeriesResult]:
-    """Series label -> transfer verdict and fitted law. Raises BadInput where the sweep cannot carry the analysis."""
-    axis, law, column = settings_of(study)
+def transfers(study: StudyConfig, cells: Sequence[Cell]) -> dict[str, Transfer]:
+    """Series -> learning-rate transfer along the study's axis. Raises BadInput where the sweep cannot carry it."""
+    axis, _, _ = settings_of(study)
     if axis is None:
         return {}
+    return {name: _transfer(members, axis) for name, members in by_series(cells, axis).items()}
+
+
+def by_series(cells: Sequence[Cell], axis: str) -> dict[str, list[Cell]]:
     series: dict[str, list[Cell]] = {}
     for cell in cells:
         series.setdefault(label(cell.point, axis), []).append(cell)
-    return {name: _series(members, axis, law, column) for name, members in series.items()}
+    return series
 
 
-def _series(cells: Sequence[Cell], axis: str, law: str | None, column: str | None) -> SeriesResult:
+def _transfer(cells: Sequence[Cell], axis: str) -> Transfer:
     scale = np.array([float(cell.row[axis]) for cell in cells])
-    transfer = learning_rate_transfer(
+    return learning_rate_transfer(
         scale=scale,
         learning_rate=np.array([cell.row[LEARNING_RATE] for cell in cells]),
         loss=np.array([cell.row["final_loss"] for cell in cells]),
@@ -86,18 +124,92 @@ def _series(cells: Sequence[Cell], axis: str, law: str | None, column: str | Non
         diverged=np.array([cell.row["status"] == "diverged" for cell in cells]),
         base_scale=scale.min(),
     )
-    if law is None or column is None:
-        return SeriesResult(transfer, None, None, np.array([]))
-    by_scale = {float(cell.row[axis]): float(cell.row[column]) for cell in cells}
+
+
+def rerun_points(study: StudyConfig, points: Sequence[Point], found: Mapping[str, Transfer]) -> list[Point]:
+    """Each scale's fitted best learning rate on the rerun's seeds, for the series that match the rerun's other keys.
+
+    The rate is the one on the fitted drift line, as for the prediction: single scales' optima carry more noise.
+    """
+    axis, _, _ = settings_of(study)
+    if not study.rerun or axis is None:
+        return []
+    seeds = values_of("seed", study.rerun.get("seed"))
+    wanted = {key: value for key, value in study.rerun.items() if key != "seed"}
+    chosen: dict[tuple[str, float], Point] = {}
+    for point in points:
+        if all(point.get(key) == value for key, value in wanted.items()):
+            chosen.setdefault((label(point, axis), float(point[axis])), point)
+    if not chosen:
+        raise BadInput(f"the rerun's keys {wanted} match no point of the sweep")
+    return [
+        {**point, LEARNING_RATE: found[name].best_lr_at(scale), "seed": seed}
+        for (name, scale), point in chosen.items()
+        if found[name].drift is not None
+        for seed in seeds
+    ]
+
+
+def laws(
+    study: StudyConfig, found: Mapping[str, Transfer], swept: Sequence[Cell], rerun: Sequence[Cell]
+) -> tuple[dict[str, LawResult], dict[str, str]]:
+    """(series -> the law fitted to the reruns' losses, or without reruns to the sweep's; series -> why there is none)."""
+    axis, law, column = settings_of(study)
+    fitted: dict[str, LawResult] = {}
+    reasons: dict[str, str] = {}
+    if axis is None or law is None or column is None:
+        return fitted, reasons
+    if study.rerun and not rerun:
+        return fitted, {name: f"no scale has a fitted best learning rate to rerun: {t.reason}" for name, t in found.items()}
+    for name, members in by_series(rerun or swept, axis).items():
+        inputs = {float(cell.row[axis]): float(cell.row[column]) for cell in members}
+        try:
+            losses = _rerun_losses(members, axis, inputs) if rerun else _swept_losses(found[name], members, inputs)
+            fitted[name] = LawResult(_fit(law, losses), column, losses)
+        except BadInput as error:
+            reasons[name] = str(error)
+    return fitted, reasons
+
+
+def _fit(law: str, losses: Losses) -> Fit:
+    known = losses.stderr if losses.stderr.size and np.isfinite(losses.stderr).all() else None
+    return fit(LAWS[law](), {"N": losses.inputs}, losses.mean, stderr=known, stderr_dof=losses.noise.dof)
+
+
+def _swept_losses(transfer: Transfer, cells: Sequence[Cell], inputs: Mapping[float, float]) -> Losses:
+    """The joint model's losses at the best learning rates. Scales share their seeds, so the paired noise counts."""
     found = np.isfinite(transfer.loss_at_best)
-    inputs = np.array([by_scale[float(s)] for s in transfer.scales])[found]
-    losses, errors = transfer.loss_at_best[found], transfer.loss_at_best_stderr[found]
-    fitted = fit(LAWS[law](), {"N": inputs}, losses, stderr=errors, stderr_dof=transfer.dof)
-    return SeriesResult(transfer, fitted, column, inputs)
+    return Losses(
+        scales=transfer.scales[found],
+        inputs=np.array([inputs[scale] for scale in transfer.scales[found].tolist()]),
+        mean=transfer.loss_at_best[found],
+        stderr=transfer.loss_at_best_stderr_paired[found],
+        noise=transfer.noise,
+        seeds=tuple(sorted({int(cell.row["seed"]) for cell in cells})),
+    )
 
 
-def straight_line_at(result: SeriesResult, x: float) -> float:
-    """The loss that the line through the last two points predicts at `x`, in log-log."""
-    assert result.fit is not None
-    losses = np.asarray(result.transfer.loss_at_best)
-    return float(straight_line(result.inputs, losses[np.isfinite(losses)], x))
+def _rerun_losses(cells: Sequence[Cell], axis: str, inputs: Mapping[float, float]) -> Losses:
+    """Means over the rerun's seeds, with the noise of a two-way layout (scale x seed) of log losses. Own.
+
+    Raises BadInput if a rerun diverged: then the chosen learning rate was no optimum.
+    """
+    scales, seeds = sorted(inputs), sorted({int(cell.row["seed"]) for cell in cells})
+    by_cell = {(float(cell.row[axis]), int(cell.row["seed"])): float(cell.row["final_loss"]) for cell in cells}
+    table = np.array([[by_cell[scale, seed] for seed in seeds] for scale in scales])
+    if not np.isfinite(table).all():
+        raise BadInput("a rerun at a fitted best learning rate diverged; sweep more seeds or a finer grid of rates")
+    log_loss = np.log(table)
+    residual = log_loss - log_loss.mean(axis=1, keepdims=True) - log_loss.mean(axis=0, keepdims=True) + log_loss.mean()
+    dof = (len(scales) - 1) * (len(seeds) - 1)
+    paired = float(np.sqrt(np.sum(residual**2) / dof)) if dof else np.nan
+    seed_noise = float(np.sqrt(np.mean(log_loss.var(axis=1, ddof=1)))) if len(seeds) > 1 else np.nan
+    mean = np.exp(log_loss.mean(axis=1))
+    return Losses(
+        scales=np.array(scales),
+        inputs=np.array([inputs[scale] for scale in scales]),
+        mean=mean,
+        stderr=mean * paired / np.sqrt(len(seeds)),
+        noise=SeedNoise(seed=seed_noise, paired=paired, residual=np.nan, dof=dof),
+        seeds=tuple(seeds),
+    )

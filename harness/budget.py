@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
@@ -13,14 +14,15 @@ from workloads.base import BadInput
 
 DEFAULT_STEPS = 200
 _MAX_STEPS = 10**9
-_DURATION = re.compile(r"\s*([0-9.eE+-]+)\s*([a-z%]+)\s*")
+_ROUNDING = 1e-12  # 1 / (1 / 93) is 92.99...: an exact number of steps must not lose one
+_DURATION = re.compile(r"\s*([+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?)\s*([a-z%]+)\s*")
 
 
 @dataclass(frozen=True)
 class Rates:
     """What one training step consumes, the exchange rate between units and steps.
 
-    examples: examples per step. tokens: tokens per step. epoch: examples in one epoch.
+    examples: examples per step. tokens: tokens per step. epoch: examples in one epoch (sys.maxsize: they never repeat).
     flops: FLOPs per step. seconds: isolated step time on this device; a function, because measuring costs a compile.
     """
 
@@ -40,6 +42,8 @@ class Rates:
             case "tokens":
                 return float(self.tokens)
             case "epochs":
+                if self.epoch == sys.maxsize:
+                    raise BadInput("this workload draws fresh examples at every step, so it has no epochs; give the length in steps, examples or tokens")
                 return self.examples / self.epoch
             case "flops":
                 return self.flops()
@@ -79,7 +83,7 @@ class Budget:
         """The budget in steps, rounded down: a trial never spends more than it was given."""
         unit, amount = self.amount()
         # e.g. tokens: 2e5 tokens / (16 examples x 64 tokens) = 195.3 -> 195 steps
-        steps = amount / rates.per_step(unit)
+        steps = amount / rates.per_step(unit) * (1.0 + _ROUNDING)
         if steps < 1:
             one = rates.per_step(unit)
             raise BadInput(f"budget.{unit}={amount:g} is less than one step ({one:g} {unit}); raise the budget or lower workload.batch_size")
@@ -101,7 +105,7 @@ def steps_of(duration: str, horizon: int, rates: Rates) -> float:
     if not math.isfinite(amount):
         raise BadInput(f"'{duration}' is not a duration; write an amount and a unit, such as '10%' or '100 steps' ({', '.join(UNITS)})")
     steps = amount / 100 * horizon if unit == "%" else amount / rates.per_step(unit)
-    if not 0 <= steps <= horizon:
+    if not 0 <= steps <= horizon * (1.0 + _ROUNDING):
         raise BadInput(f"the duration '{duration}' is {steps:g} steps; it must lie between 0 and the horizon of {horizon} steps")
     return steps
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.analysis import SeriesResult
 from harness.laws import PredictionVerdict
+from harness.transfer import Transfer
 from workloads.base import BadInput
 
 _DRIFT = {"zero": "transfers", "nonzero": "does_not_transfer"}
@@ -14,11 +14,11 @@ _DRIFT = {"zero": "transfers", "nonzero": "does_not_transfer"}
 
 def check_claims(
     claims: Sequence[Mapping[str, Any]],
-    results: Mapping[str, SeriesResult],
+    found: Mapping[str, Transfer],
     predictions: Mapping[str, PredictionVerdict],
 ) -> list[dict[str, Any]]:
     """[{claim, verdict, evidence}] in the order of `claims`; verdict is supported, refuted or undecided."""
-    return [{"claim": dict(claim), **_check(dict(claim), results, predictions)} for claim in claims]
+    return [{"claim": dict(claim), **_check(dict(claim), found, predictions)} for claim in claims]
 
 
 def validate(claims: Sequence[Mapping[str, Any]]) -> None:
@@ -34,21 +34,21 @@ def validate(claims: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _check(
-    claim: dict[str, Any], results: Mapping[str, SeriesResult], predictions: Mapping[str, PredictionVerdict]
+    claim: dict[str, Any], found: Mapping[str, Transfer], predictions: Mapping[str, PredictionVerdict]
 ) -> dict[str, Any]:
     kind = "drift" if "drift" in claim else "prediction"
     name = "/".join(str(value) for value in dict(claim[kind] or {}).values()) or "all"
-    found: Mapping[str, Any] = results if kind == "drift" else predictions
-    if name not in found:
-        return {"verdict": "undecided", "evidence": {"reason": f"there is no series '{name}'; there are: {', '.join(found)}"}}
+    known: Mapping[str, Any] = found if kind == "drift" else predictions
+    if name not in known:
+        return {"verdict": "undecided", "evidence": {"reason": f"there is no series '{name}'; there are: {', '.join(known)}"}}
     if kind == "prediction":
         verdict = predictions[name]
         return {"verdict": verdict.verdict, "evidence": {"reason": verdict.reason, **verdict.evidence}}
-    return _drift(results[name], _DRIFT[claim["expect"]])
+    return _drift(found[name], _DRIFT[claim["expect"]])
 
 
-def _drift(result: SeriesResult, expected: str) -> dict[str, Any]:
-    entry = result.transfer.to_json()
+def _drift(transfer: Transfer, expected: str) -> dict[str, Any]:
+    entry = transfer.to_json()
     evidence = {key: entry[key] for key in ("drift_exponent", "drift_ci90", "drift_ci95", "verdict", "reason")}
     if entry["verdict"] == "undecided":
         return {"verdict": "undecided", "evidence": evidence}

@@ -5,6 +5,7 @@ Exit codes: 0 done; 1 a claim or target failed; 2 bad input (one paragraph on st
 
 from __future__ import annotations
 
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -14,24 +15,28 @@ from typing import Any, TypeVar
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from harness.engine.signals import Interrupted
 from harness.registry import nearest
 from workloads.base import BadInput
 
 S = TypeVar("S")
 
-INTERRUPTED = 130
+_GO_ON = "what was finished is recorded; run the same command again to go on"
 
 
 def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> int:
-    """Call `main(arguments)` and turn BadInput and interrupts into messages and exit codes."""
+    """Call `main(arguments)` and turn BadInput and signals into messages and exit codes (128 + signal)."""
     try:
         return main(list(sys.argv[1:] if argv is None else argv))
     except BadInput as error:
         print(textwrap.fill(f"error: {error}", width=100, break_long_words=False), file=sys.stderr)
         return 2
+    except Interrupted as interruption:
+        print(f"{interruption}; {_GO_ON}", file=sys.stderr)
+        return interruption.exit_code
     except KeyboardInterrupt:
-        print("interrupted; what was finished is recorded, run the same command again to go on", file=sys.stderr)
-        return INTERRUPTED
+        print(f"interrupted; {_GO_ON}", file=sys.stderr)
+        return 128 + signal.SIGINT
     except BrokenPipeError:
         sys.stderr.close()
         return 0
@@ -64,7 +69,6 @@ def wants_help(argv: Sequence[str]) -> bool:
 
 def help_text(doc: str | None, schema: type[Any]) -> str:
     """The module's docstring followed by every argument with its default."""
-    rows = [f"  {key}={'' if value is None else value}" for key, value in OmegaConf.to_container(
-        OmegaConf.structured(schema)
-    ).items()]  # type: ignore[union-attr]
+    defaults = OmegaConf.structured(schema)
+    rows = [f"  {key}={'' if defaults[key] is None else defaults[key]}" for key in map(str, defaults)]
     return "\n".join([(doc or "").strip(), "", "arguments and defaults:", *rows])

@@ -15,7 +15,7 @@ from harness.engine.runner import Settings
 from harness.records.store import Store
 from harness.trial import Trial
 
-_GUESSED_FLOPS = 2.5e10  # per second and device, for small matrices on one CPU core
+_GUESSED_RATE = 1.2e11  # Pack.step_work per second and CPU core
 _GUESSED_COMPILE = 4.0  # seconds per program
 
 
@@ -26,7 +26,7 @@ def show(console: Console, study: StudyConfig, trials: Sequence[Trial], store: S
     local = devices.local_devices()
     packs, notes = make_packs(missing, local, local.memory(settings.memory_gb), settings.pack_size)
     table = Table("workload", "width", "trials", "steps", "FLOPs", "estimated time", title=f"{study.name}: {study.question}")
-    past = _past_rates(store)
+    past = _past_rate(store, trials)
     total = 0.0
     for pack in packs:
         seconds = _seconds(pack, past, local.count)
@@ -48,13 +48,16 @@ def show(console: Console, study: StudyConfig, trials: Sequence[Trial], store: S
     )
 
 
-def _past_rates(store: Store) -> float | None:
-    """FLOPs per second, over all devices, of this study's finished trials; None if there are none."""
-    rows = store.trials(columns=["status", "matmul_flops", "train_s"]).to_pylist()
-    rates = [row["matmul_flops"] / row["train_s"] for row in rows if row["status"] == "ok" and row["train_s"]]
+def _past_rate(store: Store, trials: Sequence[Trial]) -> float | None:
+    """Work per second, over all devices, of those of `trials` that are recorded; None if there are none."""
+    rows = {row["trial"]: row for row in store.trials(columns=["trial", "status", "train_s"]).to_pylist()}
+    rates = []
+    for trial in trials:
+        row = rows.get(trial.id)
+        if row and row["status"] == "ok" and row["train_s"]:
+            rates.append(trial.horizon * Pack(trial.static(), (trial,), 1).step_work / row["train_s"])
     return float(np.median(rates)) if rates else None
 
 
 def _seconds(pack: Pack, rate: float | None, count: int) -> float:
-    flops = len(pack.trials) * pack.horizon * pack.static.workload.matmul_flops()
-    return flops / (rate or _GUESSED_FLOPS * count)
+    return pack.horizon * pack.step_work / (rate or _GUESSED_RATE * count)

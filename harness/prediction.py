@@ -4,67 +4,102 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from harness.analysis import LEARNING_RATE, SeriesResult, straight_line_at
+from harness.analysis import LEARNING_RATE, LawResult, Losses
 from harness.laws import PredictionVerdict, prediction_verdict
 from harness.laws.fit import Prediction
 from harness.records.files import read_json, write_json
 from harness.sweep import Point
-from harness.trial import Trial
+from harness.transfer import Transfer
 
 FILE = "prediction.json"
 
 
-def fingerprint(trials: Sequence[Trial]) -> str:
-    """Names the set of trials that a prediction was made from."""
-    return hashlib.sha256("".join(sorted(trial.id for trial in trials)).encode()).hexdigest()[:16]
+def fingerprint(trials: Sequence[str]) -> str:
+    """Names the set of trials behind a prediction."""
+    return hashlib.sha256("".join(sorted(trials)).encode()).hexdigest()[:16]
 
 
-def write_down(path: Path, results: Mapping[str, SeriesResult], scale: float, sizes: Mapping[str, float], seeds: int, swept: str) -> dict[str, Any]:
-    """Predict every series at `scale` and write it to `path`, unless the same sweep already wrote its prediction there.
+@dataclass(frozen=True)
+class Target:
+    """What is predicted: scale (e.g. a width), the law's input there by series (e.g. parameters), the seeds to train."""
 
-    sizes: series -> the law's input (e.g. parameters) at that scale. seeds: trained seeds that the observed mean will
-    have. swept: fingerprint of the sweep. Returns the file's content.
+    scale: float
+    sizes: Mapping[str, float]
+    seeds: tuple[int, ...]
+
+
+def write_down(
+    path: Path, found: Mapping[str, Transfer], fitted: Mapping[str, LawResult], target: Target, trained: str
+) -> dict[str, Any]:
+    """Predict every fitted series and write it to `path`, unless the same trials already made the same prediction there.
+
+    trained: fingerprint of the trials behind the fits. Returns the file's content.
     """
     if path.exists():
         before: dict[str, Any] = read_json(path)
-        if before.get("sweep") == swept:
+        if (before.get("trained"), before.get("scale"), before.get("seeds")) == (
+            trained,
+            target.scale,
+            list(target.seeds),
+        ):
             return before
-    series = {name: _predict(result, scale, sizes[name], seeds) for name, result in results.items() if result.fit}
-    content = {"written_at": datetime.now(UTC).isoformat(), "sweep": swept, "scale": scale, "series": series}
+    content = {
+        "written_at": datetime.now(UTC).isoformat(),
+        "trained": trained,
+        "scale": target.scale,
+        "seeds": list(target.seeds),
+        "series": {name: _predict(found[name], law, target, target.sizes[name]) for name, law in fitted.items()},
+    }
     write_json(path, content)
     return content
 
 
-def _predict(result: SeriesResult, scale: float, size: float, seeds: int) -> dict[str, Any]:
-    assert result.fit is not None
-    noise = result.transfer.seed_sd / np.sqrt(seeds)
-    predicted = result.fit.predict({"N": np.array([size])}, noise=noise)
+def new_mean_noise(losses: Losses, seeds: tuple[int, ...]) -> float:
+    """Relative standard error of the new mean over `seeds` against the fitted curve; NaN if one seed could not tell.
+
+    On the fit's own seeds, what seeds do to all scales alike shifts the curve and the new mean together, and only the
+    paired part counts. On other seeds both means carry the common part too.
+    """
+    noise = losses.noise
+    if set(seeds) == set(losses.seeds):
+        return float(noise.paired / np.sqrt(len(seeds)))
+    common = max(noise.seed**2 - noise.paired**2, 0.0)
+    return float(np.sqrt(noise.seed**2 / len(seeds) + common / len(losses.seeds)))
+
+
+def _predict(transfer: Transfer, law: LawResult, target: Target, size: float) -> dict[str, Any]:
+    here = {"N": np.array([size])}
+    relative = new_mean_noise(law.losses, target.seeds)
+    noise = relative * float(law.fit.predict(here).mean[0]) if np.isfinite(relative) else None
+    predicted = law.fit.predict(here, noise=noise)
     return {
-        "x": result.x,
+        "x": law.x,
         "size": size,
-        "learning_rate": float(result.transfer.best_lr_at(scale)),
-        "seeds": seeds,
+        "learning_rate": transfer.best_lr_at(target.scale),
         "loss": float(predicted.mean[0]),
         "low": float(predicted.low[0]),
         "high": float(predicted.high[0]),
-        "straight_line": straight_line_at(result, size),
-        "fitted_losses": [float(loss) for loss in result.fit.losses],
+        "straight_line": law.straight_line(size),
+        "fitted_losses": law.losses.mean.tolist(),
     }
 
 
-def trial_points(content: Mapping[str, Any], predict: Mapping[str, Any], series_points: Mapping[str, Point], seeds: Sequence[int]) -> list[Point]:
+def trial_points(
+    content: Mapping[str, Any], predict: Mapping[str, Any], series_points: Mapping[str, Point]
+) -> list[Point]:
     """The points to train: every predicted series at the predicted scale, at its predicted best learning rate."""
     fixed = {key: value for key, value in predict.items() if key != "seed"}
     return [
         {**series_points[name], **fixed, LEARNING_RATE: entry["learning_rate"], "seed": seed}
         for name, entry in content["series"].items()
-        for seed in seeds
+        for seed in content["seeds"]
     ]
 
 

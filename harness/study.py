@@ -11,7 +11,8 @@ claims.json, report.html. Running it again trains only what is missing. Exit cod
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -20,16 +21,25 @@ from rich.console import Console
 from rich.table import Table
 
 from harness import cli, plan, session
-from harness.analysis import Cell, SeriesResult, analyse, label, settings_of
+from harness.analysis import (
+    NOT_SERIES,
+    Cell,
+    LawResult,
+    by_series,
+    label,
+    laws,
+    rerun_points,
+    settings_of,
+    transfers,
+)
 from harness.claims import check_claims, validate
 from harness.config import StudyConfig, compose_config, options
-from harness.engine.runner import Summary
 from harness.laws import PredictionVerdict
-from harness.prediction import FILE, fingerprint, judge, trial_points, write_down
+from harness.prediction import FILE, Target, fingerprint, judge, trial_points, write_down
 from harness.records.files import atomic_write_text, write_json
 from harness.records.store import Store
-from harness.report import write_report
-from harness.sweep import Point, points_of, trials_of, values_of
+from harness.sweep import Point, flatten, points_of, trials_of, values_of
+from harness.transfer import Transfer
 from harness.trial import Trial
 from workloads.base import BadInput
 
@@ -39,10 +49,13 @@ def main(argv: list[str]) -> int:
     if cli.wants_help(argv):
         print(f"{(__doc__ or '').strip()}\n\nstudies: {', '.join(options('study'))}")
         return 0
-    config = compose_config("study", argv)
+    # Base and sweep are open mappings: their keys may be added from the command line without Hydra's "+".
+    config = compose_config("study", [f"++{word}" if word.startswith("study.") else word for word in argv])
     study = OmegaConf.to_object(config.study)
     if not isinstance(study, StudyConfig):
         raise BadInput(f"study={config.study} is not a study; there are: {', '.join(options('study'))}")
+    study.base, study.sweep = flatten(study.base), flatten(study.sweep)
+    study.rerun, study.predict = flatten(study.rerun), flatten(study.predict)
     validate(study.claims)
     settings_of(study)
     session.configure(config)
@@ -54,58 +67,76 @@ def main(argv: list[str]) -> int:
     if config.dry_run:
         return 0
     _write_study(store, config, trials)
-    summaries = [session.train(trials, config, store)]
-    cells = _cells(store, points, trials)
-    results = analyse(study, cells)
-    verdicts, predicted = _predict(study, config, store, points, trials, results, summaries)
-    claims = check_claims(study.claims, results, verdicts)
-    _write(store, results, claims)
+    outcome = _run(study, points, lambda points: _train(study, config, store, points), store)
+    _write(store, outcome)
     store.compact()
+    from harness.report import write_report  # matplotlib is slow to import
+
     write_report(store.root)
-    _show(console, store, results, claims, summaries)
-    return int(any(claim["verdict"] == "refuted" for claim in claims))
+    _show(console, store, outcome)
+    return int(any(claim["verdict"] == "refuted" for claim in outcome.claims))
 
 
-def _cells(store: Store, points: Sequence[Point], trials: Sequence[Trial]) -> list[Cell]:
-    """Every sweep point with its row."""
+@dataclass(frozen=True)
+class Outcome:
+    """What a study found: series -> transfer, law and prediction verdict; the claims."""
+
+    transfers: Mapping[str, Transfer]
+    laws: Mapping[str, LawResult]
+    claims: list[dict[str, Any]]
+
+
+def _run(study: StudyConfig, points: Sequence[Point], train: Callable[[Sequence[Point]], list[Cell]], store: Store) -> Outcome:
+    """Sweep, choose, rerun on fresh seeds, fit, predict, train what was predicted, judge."""
+    swept = train(points)
+    found = transfers(study, swept)
+    rerun = train(rerun_points(study, points, found))
+    predicted: list[Cell] = []
+    fitted, reasons = laws(study, found, swept, rerun)
+    verdicts = {name: PredictionVerdict("undecided", f"No law was fitted: {why}", {}) for name, why in reasons.items()}
+    if study.predict and fitted:
+        behind = fingerprint([cell.row["trial"] for cell in (*swept, *rerun)])
+        target, series = _target(study, points, fitted)
+        written = write_down(store.root / FILE, found, fitted, target, behind)
+        predicted = train(trial_points(written, study.predict, series))
+        cells = by_series(predicted, str(settings_of(study)[0]))
+        verdicts |= {
+            name: judge(entry, [cell.row for cell in cells[name]], written["written_at"])
+            for name, entry in written["series"].items()
+        }
+    stages = {"sweep": swept, "rerun": rerun, "predict": predicted}
+    write_json(store.root / "stages.json", {k: [cell.row["trial"] for cell in cells] for k, cells in stages.items()})
+    return Outcome(found, fitted, check_claims(study.claims, found, verdicts))
+
+
+def _train(study: StudyConfig, config: DictConfig, store: Store, points: Sequence[Point]) -> list[Cell]:
+    """Train what is missing of these points; every point with its row."""
+    if not points:
+        return []
+    trials = trials_of(study, points)
+    session.train(trials, config, store)
     rows = {row["trial"]: row for row in store.trials().to_pylist()}
     return [Cell(point, rows[trial.id]) for point, trial in zip(points, trials, strict=True)]
 
 
-def _predict(
-    study: StudyConfig,
-    config: DictConfig,
-    store: Store,
-    points: Sequence[Point],
-    trials: Sequence[Trial],
-    results: Mapping[str, SeriesResult],
-    summaries: list[Summary],
-) -> tuple[dict[str, PredictionVerdict], list[Cell]]:
-    """Write the prediction down, train the predicted trials, and judge."""
-    axis, law, _ = settings_of(study)
-    if not study.predict or law is None or axis is None:
-        return {}, []
-    scale = float(study.predict[axis])
-    seeds = values_of("seed", study.predict.get("seed", study.sweep.get("seed", [0])))
-    by_series = {label(p, axis): {k: v for k, v in p.items() if k in _kept(p, axis)} for p in points}
-    at_scale = {
-        name: trials_of(study, [{**next(p for p in points if label(p, axis) == name), axis: study.predict[axis]}])[0]
-        for name in by_series
-    }
-    sizes = {name: float(parameters(trial)) for name, trial in at_scale.items()}
-    written = write_down(store.root / FILE, results, scale, sizes, len(seeds), fingerprint(trials))
-    new_points = trial_points(written, study.predict, by_series, seeds)
-    new_trials = trials_of(study, new_points)
-    summaries.append(session.train(new_trials, config, store))
-    cells = _cells(store, new_points, new_trials)
-    rows = {name: [cell.row for cell in cells if label(cell.point, axis) == name] for name in written["series"]}
-    verdicts = {name: judge(entry, rows[name], written["written_at"]) for name, entry in written["series"].items()}
-    return verdicts, cells
+def _target(study: StudyConfig, points: Sequence[Point], fitted: Mapping[str, LawResult]) -> tuple[Target, dict[str, Point]]:
+    """What to predict, and the keys that name each fitted series."""
+    axis, _, column = settings_of(study)
+    assert axis is not None
+    if axis not in study.predict:
+        raise BadInput(f"study.predict needs {axis}, the scale to predict at")
+    examples = {name: next(p for p in points if label(p, axis) == name) for name in fitted}
+    series = {name: {key: p[key] for key in p if key not in (axis, *NOT_SERIES)} for name, p in examples.items()}
+    at_scale = trials_of(study, [{**p, axis: study.predict[axis]} for p in examples.values()])
+    sizes = {name: _input(trial, str(column)) for name, trial in zip(fitted, at_scale, strict=True)}
+    own_seeds = next(iter(fitted.values())).losses.seeds
+    seeds = values_of("seed", study.predict.get("seed", list(own_seeds)))
+    return Target(float(study.predict[axis]), sizes, tuple(seeds)), series
 
 
-def _kept(point: Point, axis: str) -> list[str]:
-    """The keys that name a point's series."""
-    return [key for key in point if key not in (axis, "optimizer.learning_rate", "seed", "data_seed")]
+def _input(trial: Trial, column: str) -> float:
+    """A law's input for a trial that is not trained yet: its number of parameters, or a number of its configuration."""
+    return float(parameters(trial) if column == "params" else trial.config()[column])
 
 
 def parameters(trial: Trial) -> int:
@@ -122,39 +153,27 @@ def _write_study(store: Store, config: DictConfig, trials: Sequence[Trial]) -> N
     atomic_write_text(store.root / "study.yaml", resolved)
 
 
-def _write(store: Store, results: Mapping[str, SeriesResult], claims: list[dict[str, Any]]) -> None:
-    write_json(store.root / "transfer.json", {name: result.transfer.to_json() for name, result in results.items()})
-    fits = {
-        name: result.fit.to_json() | {"x": result.x, "inputs": result.inputs.tolist(), "fitted": result.fit.losses.tolist()}
-        for name, result in results.items()
-        if result.fit
-    }
-    write_json(store.root / "fit.json", fits)
-    write_json(store.root / "claims.json", claims)
+def _write(store: Store, outcome: Outcome) -> None:
+    write_json(store.root / "transfer.json", {name: t.to_json() for name, t in outcome.transfers.items()})
+    write_json(store.root / "fit.json", {name: law.to_json() for name, law in outcome.laws.items()})
+    write_json(store.root / "claims.json", outcome.claims)
 
 
-def _show(
-    console: Console,
-    store: Store,
-    results: Mapping[str, SeriesResult],
-    claims: Sequence[Mapping[str, Any]],
-    summaries: Sequence[Summary],
-) -> None:
-    table = Table("series", "drift exponent", "95% interval", "learning-rate transfer", title="Learning-rate transfer")
-    for name, result in results.items():
-        entry = result.transfer.to_json()
-        drift, (low, high) = entry["drift_exponent"], entry["drift_ci95"] or (None, None)
-        table.add_row(name, _number(drift), f"{_number(low)} to {_number(high)}", entry["verdict"])
-    if results:
+def _show(console: Console, store: Store, outcome: Outcome) -> None:
+    if outcome.transfers:
+        table = Table("series", "drift exponent", "95% interval", "verdict", title="Learning-rate transfer")
+        for name, transfer in outcome.transfers.items():
+            entry = transfer.to_json()
+            low, high = entry["drift_ci95"]
+            table.add_row(name, _number(entry["drift_exponent"]), f"{_number(low)} to {_number(high)}", entry["verdict"])
         console.print(table)
-    table = Table("claim", "verdict", "why", title="Claims")
-    for claim in claims:
-        statement = ", ".join(f"{key} {value}" for key, value in claim["claim"].items() if key != "source")
-        table.add_row(statement, claim["verdict"], str(claim["evidence"].get("reason", "")))
-    if claims:
+    if outcome.claims:
+        table = Table("claim", "verdict", "why", title="Claims")
+        for claim in outcome.claims:
+            statement = ", ".join(f"{key} {value}" for key, value in claim["claim"].items() if key != "source")
+            table.add_row(statement, claim["verdict"], str(claim["evidence"].get("reason", "")))
         console.print(table)
-    spent = sum(summary.seconds["train"] for summary in summaries)
-    console.print(f"{sum(s.trained for s in summaries)} trials trained in {spent:.0f} s; report: {store.root / 'report.html'}")
+    console.print(f"report: {store.root / 'report.html'}", highlight=False)
 
 
 def _number(value: float | None) -> str:

@@ -12,6 +12,8 @@ from workloads.base import BadInput
 
 Point = dict[str, Any]
 
+_AXES = {"log2", "range"}
+
 
 def values_of(key: str, axis: Any) -> list[Any]:
     """The values of one sweep axis: a list, {log2: [low, high]} or {log2: [low, high, step]}, {range: [first, last]}.
@@ -21,23 +23,26 @@ def values_of(key: str, axis: Any) -> list[Any]:
     match axis:
         case list() if axis:
             return axis
-        case {"log2": [low, high, *rest]} if len(rest) <= 1:
+        case {"log2": [low, high, *rest], **others} if len(rest) <= 1 and not others:
             step = float(rest[0]) if rest else 1.0
             if step <= 0 or high < low:
                 raise BadInput(f"sweep.{key}: log2 needs [low, high] or [low, high, step] with low <= high and step > 0")
             return [2.0 ** (low + i * step) for i in range(int((high - low) / step + 1e-9) + 1)]
-        case {"range": [int(first), int(last)]} if first <= last:
+        case {"range": [int(first), int(last)], **others} if first <= last and not others:
             return list(range(first, last + 1))
         case int() | float() | str() | bool():
             return [axis]
-    raise BadInput(f"sweep.{key}={axis} is not an axis; write a list, {{log2: [low, high]}} or {{range: [first, last]}}")
+    raise BadInput(f"sweep.{key}={axis} is not an axis; write a list, {{log2: [low, high]}} or {{range: [first, last]}}, one of them")
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> Point:
-    """{"budget": {"tokens": 1e5}} -> {"budget.tokens": 1e5}; dotted keys stay."""
+    """{"budget": {"tokens": 1e5}} -> {"budget.tokens": 1e5}; dotted keys stay, axes such as {"log2": ...} too.
+
+    Later entries win, so that a nested one from the command line replaces a dotted one of the study's file.
+    """
     flat: Point = {}
     for key, value in nested.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and not _AXES & value.keys():
             flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value
@@ -46,7 +51,7 @@ def flatten(nested: Mapping[str, Any], prefix: str = "") -> Point:
 
 def points_of(sweep: Mapping[str, Any]) -> list[Point]:
     """The product of all axes, the last one varying fastest."""
-    axes = {key: values_of(key, axis) for key, axis in sweep.items()}
+    axes = {key: values_of(key, axis) for key, axis in flatten(sweep).items()}
     return [dict(zip(axes, combination, strict=True)) for combination in itertools.product(*axes.values())]
 
 
@@ -72,6 +77,6 @@ def _text(value: Any) -> str:
     """A value in Hydra's override grammar."""
     if value is None:
         return "null"
-    if isinstance(value, str):
+    if isinstance(value, str) and not value.isidentifier():
         return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
     return str(value)

@@ -47,7 +47,7 @@ def step_seconds(trial: Trial) -> float:
     static = trial.static()
     if static not in _seconds:
         devices = local_devices()
-        pack = Pack(static, (trial,), devices.pack_width(1))
+        pack = Pack(static, (trial,), devices.count)
         data = jax.device_put(dict(trial.workload.load().arrays), devices.replicated)
         program = compile_program(pack, data, devices)
         hparams = jax.device_put(pack.hparams(), devices.by_trial)

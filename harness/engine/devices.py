@@ -89,15 +89,6 @@ class Devices:
     def replicated(self) -> NamedSharding:
         return NamedSharding(self.mesh, PartitionSpec())
 
-    def pack_width(self, trials: int) -> int:
-        """Length of the trial axis that holds `trials`: a multiple of the devices.
-
-        On CPU, where an idle slot costs nothing, rounded up to a power of two per device, so that sweeps of different
-        sizes share programs.
-        """
-        local = -(-trials // self.count)
-        return self.count * (1 << (local - 1).bit_length() if self.platform == "cpu" else local)
-
     def memory(self, limit_gb: float | None) -> float:
         """Bytes that a pack may take on each device."""
         if limit_gb is not None:

@@ -16,6 +16,10 @@ from harness.engine.program import make_train
 from harness.trial import Hparams, Static, Trial
 from workloads.base import Workload
 
+_OTHER_WORK = 3e5  # FLOP-equivalents per token: width 32 trains at half the FLOP rate of width 128 on a CPU core
+_PACK_WORK = 2e9  # FLOP-equivalents of one step of a full pack, per CPU core
+_FEWEST_SLOTS, _MOST_SLOTS = 8, 64  # per CPU core
+
 
 @dataclass(frozen=True)
 class Pack:
@@ -33,6 +37,16 @@ class Pack:
     @property
     def horizon(self) -> int:
         return self.trials[0].horizon
+
+    @property
+    def step_work(self) -> float:
+        """What a step of all trials costs, in FLOPs of matrix products; time is about proportional to it on one device.
+
+        What is not a matrix product (softmax, norms, the optimizer) is counted as a fixed amount per token.
+        """
+        workload = self.static.workload
+        tokens = workload.batch_size * workload.tokens_per_example
+        return len(self.trials) * (workload.matmul_flops() + _OTHER_WORK * tokens)
 
     @property
     def signature(self) -> tuple[Static, int]:
@@ -54,26 +68,41 @@ class Pack:
 def make_packs(
     trials: Iterable[Trial], devices: Devices, memory: float, pack_size: int | None = None
 ) -> tuple[list[Pack], list[str]]:
-    """Group trials into packs that fit `memory` bytes per device, in order of cost; and a line for every split.
+    """Group trials into packs that fit `memory` bytes per device, in order of cost; and a line where memory decided.
 
-    Packs of one signature have one size, so that they share one program.
+    Packs of one signature have one number of slots, so that they share one program.
     """
     groups: dict[tuple[Static, int], list[Trial]] = {}
     for trial in trials:
         groups.setdefault((trial.static(), trial.horizon), []).append(trial)
     packs, notes = [], []
     for (static, _), members in sorted(groups.items(), key=lambda item: _flops(item[1][0])):
-        most = fitting(members[0], devices, memory)
-        count = -(-len(members) // min(most, pack_size or most))
-        if count > 1 and most < min(len(members), pack_size or len(members)):
+        wanted = _slots(members, devices)
+        fits = fitting(members[0], devices, memory)
+        slots = min(wanted, fits)
+        count = -(-len(members) // min(slots, pack_size or slots))
+        if slots < min(wanted, len(members)):
             notes.append(
-                f"{len(members)} trials of width {static.workload.width} need more than the {memory / 2**30:.2f} GiB a pack "
-                f"may take per device: split into {count} packs"
+                f"{len(members)} trials of width {static.workload.width}: {fits} fit the {memory / 2**30:.2f} GiB a pack may "
+                f"take per device, split into {count} packs"
             )
         size = -(-len(members) // count)
-        slots = devices.pack_width(size)
         packs += [Pack(static, tuple(members[i : i + size]), slots) for i in range(0, len(members), size)]
     return packs, notes
+
+
+def _slots(trials: list[Trial], devices: Devices) -> int:
+    """How long the trial axis should be, memory apart.
+
+    On CPU, where trials run in turn and an idle slot costs nothing, a number that depends on the program alone, so that
+    sweeps of every size share one compilation: few slots for costly steps, more for cheap ones, whose packs would
+    otherwise be over before they are worth starting. Elsewhere all trials run at once.
+    """
+    if devices.platform != "cpu":
+        return devices.count * -(-len(trials) // devices.count)
+    work = Pack(trials[0].static(), (trials[0],), 1).step_work
+    local = 1 << max(0, int(_PACK_WORK / work)).bit_length()
+    return devices.count * min(max(local, _FEWEST_SLOTS), _MOST_SLOTS)
 
 
 def _flops(trial: Trial) -> float:
@@ -89,9 +118,10 @@ def fitting(trial: Trial, devices: Devices, memory: float) -> int:
     state = jax.eval_shape(make_train(trial.static()).init, trial.hparams())
     state_bytes = 2 * _bytes(state)
     activations = _bytes(_residuals(trial.workload, state.params))
-    on_cpu = devices.platform == "cpu"
-    local = (memory - activations) / state_bytes if on_cpu else memory / (state_bytes + activations)
-    return devices.count * max(1, int(local))
+    if devices.platform != "cpu":
+        return devices.count * max(1, int(memory / (state_bytes + activations)))
+    local = max(1, int((memory - activations) / state_bytes))
+    return devices.count * (1 << local.bit_length() - 1)  # a power of two, like the slots
 
 
 def _residuals(workload: Workload, params: Any) -> Any:

@@ -100,9 +100,16 @@ def make_train(static: Static) -> Train:
         return jax.lax.while_loop(running, advance, (state, losses))
 
     def evaluate(state: State, hparams: Hparams, data: Arrays) -> dict[str, dict[str, Array]]:
+        """Scores on the validation split, and at the horizon on the test split (NaN before)."""
         workload, optimizer = bound(hparams)
         params = _cast(optimizer.evaluation_params(state.optimizer, state.params), static.precision)
-        return {split: workload.evaluate(params, data, split) for split in ("validation", "test")}
+        validation = workload.evaluate(params, data, "validation")
+        test = jax.lax.cond(
+            state.step >= hparams.horizon.astype(jnp.int32),
+            lambda: workload.evaluate(params, data, "test"),
+            lambda: jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), validation),
+        )
+        return {"validation": validation, "test": test}
 
     return Train(init, chunk, evaluate, train_step)
 

@@ -115,7 +115,7 @@ class Runner:
                     try:
                         summary.add(self._train_pack(pack, compiler, clocks, stop))
                     except jax.errors.JaxRuntimeError as error:
-                        halves = _halves(pack, error, self._devices)
+                        halves = _halves(pack, error, self._devices.count)
                         for half in halves:
                             compiler.submit(half, self._load(half)[1])
                         queue[:0] = halves
@@ -237,11 +237,11 @@ def _resume(path: Path, program: Program, hparams: Hparams, history: History, de
     return jax.device_put(saved, devices.by_trial), int(meta["step"])
 
 
-def _halves(pack: Pack, error: Exception, devices: Devices) -> list[Pack]:
+def _halves(pack: Pack, error: Exception, devices: int) -> list[Pack]:
     """The pack in two, after it ran out of memory; re-raises any other error, or one that a smaller pack can't cure."""
-    if "RESOURCE_EXHAUSTED" not in str(error) or len(pack.trials) == 1:
+    if "RESOURCE_EXHAUSTED" not in str(error) or pack.width <= devices:
         raise error
-    middle = len(pack.trials) // 2
+    slots = devices * -(-pack.width // (2 * devices))
     print(f"a pack of {len(pack.trials)} trials of width {pack.static.workload.width} ran out of memory: split in two")
-    parts = (pack.trials[:middle], pack.trials[middle:])
-    return [replace(pack, trials=part, width=devices.pack_width(len(part))) for part in parts]
+    parts = (pack.trials[:slots], pack.trials[slots:])
+    return [replace(pack, trials=part, width=slots) for part in parts if part]

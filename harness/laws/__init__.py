@@ -4,8 +4,9 @@
 that registers a `Law` and one import line here.
 """
 
+from harness.laws.backtest import straight_line
 from harness.laws.base import LAWS, Grid, Kind, Law, Positive, Real
-from harness.laws.fit import Fit, fit, straight_line
+from harness.laws.fit import Fit, Prediction, fit
 from harness.laws.power_law import PowerLaw, PowerLawOffset
 from harness.laws.solver import Objective
 from harness.laws.verdict import PredictionVerdict, prediction_verdict
@@ -20,6 +21,7 @@ __all__ = [
     "Positive",
     "PowerLaw",
     "PowerLawOffset",
+    "Prediction",
     "PredictionVerdict",
     "Real",
     "fit",

@@ -1,4 +1,4 @@
-"""What the data cannot tell (identifiability) and how the law would have done before (backtest)."""
+"""What the data cannot tell: the identifiability report."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from harness.laws.base import Law
-from harness.laws.solver import Objective, Solution, predict, solve
+from harness.laws.solver import Solution
 
 LOOSE = 0.5  # a parameter is not determined when its standard error exceeds this fraction of itself
 NO_EFFECT = 1e-3  # a positive parameter whose term is below this fraction of the loss everywhere is "at zero"
@@ -74,7 +74,12 @@ def equal_minima(law: Law, solution: Solution) -> tuple[dict[str, float], ...]:
 
 
 def identify(
-    law: Law, theta: np.ndarray, jac: np.ndarray, covariance: np.ndarray, solution: Solution, warnings: list[str]
+    law: Law,
+    theta: np.ndarray,
+    jac: np.ndarray,
+    covariance: np.ndarray,
+    solution: Solution,
+    warnings: list[str],
 ) -> Identifiable:
     """The identifiability report. jac (n, P), covariance (P, P) by internal coordinates."""
     size = np.abs(theta)
@@ -98,62 +103,3 @@ def identify(
         equal_minima=minima,
         warnings=tuple(warnings),
     )
-
-
-def straight_line(size: np.ndarray, loss: np.ndarray, new_size: np.ndarray | float) -> np.ndarray:
-    """The simplest extrapolation: the line in log-log through the (mean log) losses of the two largest sizes.
-
-    size, loss: (n,), positive. Returns losses at `new_size`. Needs two distinct sizes.
-    """
-    last = np.unique(size)[-2:]
-    y = np.array([np.mean(np.log(loss[size == s])) for s in last])
-    slope = (y[1] - y[0]) / np.log(last[1] / last[0])
-    return np.exp(y[1] + slope * np.log(np.asarray(new_size, np.float64) / last[1]))
-
-
-def backtest(
-    law: Law, simple: Law | None, objective: Objective, inputs: Mapping[str, np.ndarray], loss: np.ndarray,
-    weight: np.ndarray,
-) -> dict[str, Any]:
-    """Roll forward: for every k, fit the k smallest sizes and predict the next one.
-
-    Errors are relative (log predicted / observed; rms where several points share the next size), beside those of
-    `simple` (a pure power law) and of the straight line through the last two points. {"folds": [...],
-    "mean_abs_error": {...}}; no folds where there are too few sizes. All folds are one solver call.
-    """
-    size = inputs[law.inputs[0]]
-    sizes = np.unique(size)
-    folds = [k for k in range(2, sizes.size) if np.sum(size <= sizes[k - 1]) >= len(law.parameters) and k >= (
-        len(law.parameters) if len(law.inputs) == 1 else 2)]
-    if not folds:
-        return {"folds": [], "mean_abs_error": {}}
-    masks = [size <= sizes[k - 1] for k in folds]
-    fitted = {law.name: _forecasts(law, objective, inputs, loss, weight, masks)}
-    if simple is not None and simple.name != law.name:
-        fitted[simple.name] = _forecasts(simple, objective, inputs, loss, weight, masks)
-    fitted["straight_line"] = np.stack([np.log(straight_line(size[m], loss[m], size)) for m in masks])
-    rows, errors = [], {name: [] for name in fitted}
-    for row, k in enumerate(folds):
-        held = size == sizes[k]
-        error = {name: value[row, held] - np.log(loss[held]) for name, value in fitted.items()}
-        summary = {name: _signed_rms(e) for name, e in error.items()}
-        rows.append({"sizes_fitted": k, "size_predicted": float(sizes[k]), "error": summary})
-        for name, value in summary.items():
-            errors[name].append(abs(value))
-    return {"folds": rows, "mean_abs_error": {name: float(np.mean(e)) for name, e in errors.items()}}
-
-
-def _signed_rms(error: np.ndarray) -> float:
-    return float(np.sign(error.mean()) * np.sqrt(np.mean(error**2)))
-
-
-def _forecasts(
-    law: Law, objective: Objective, inputs: Mapping[str, np.ndarray], loss: np.ndarray, weight: np.ndarray,
-    masks: list[np.ndarray],
-) -> np.ndarray:
-    """Predicted log losses (folds, n) of all points from fits to each mask's points."""
-    starts = [law.start_points({k: v[m] for k, v in inputs.items()}, loss[m]) for m in masks]
-    target = np.broadcast_to(objective.transform(loss), (len(masks), loss.size))
-    solution = solve(law, objective, inputs, target, weight * np.stack(masks), np.stack(starts))
-    value = predict(law, objective, inputs, solution.best())
-    return value if objective.space == "log" else np.log(value)

@@ -9,14 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from harness.laws.backtest import backtest, fit_subsets, folds
 from harness.laws.base import Law
-from harness.laws.diagnostics import Identifiable, backtest, identify, straight_line
+from harness.laws.diagnostics import Identifiable, identify
 from harness.laws.power_law import PowerLaw
-from harness.laws.solver import Objective, Solution, predict, solve
+from harness.laws.solver import Objective, Solution, predict
 from harness.laws.uncertainty import Noise, Refits, estimate_noise, internal_stderr, refit, sandwich
 from workloads.base import BadInput
-
-__all__ = ["Fit", "Prediction", "fit", "straight_line"]
 
 
 class Prediction(NamedTuple):
@@ -122,14 +121,22 @@ def fit(
     objective = objective or Objective()
     columns = _columns(law, inputs)
     observed, errors, weight = _points(law, columns, loss, stderr, weights)
+    if not stderr_dof > 0:
+        raise BadInput(f"stderr_dof={stderr_dof} must be positive (seeds - 1 where each point has its own error)")
     if bootstrap < 100:
         raise BadInput(f"bootstrap={bootstrap} is too few for 95% intervals; use at least 100 (default 1000)")
     if errors is not None and objective.space == "log":
         errors = errors / observed
     target = objective.transform(observed)
-    starts = law.start_points(columns, observed)
-    solution = solve(law, objective, columns, target[None], weight[None], starts[None])
+    masks = folds(law, columns)
+    everything = [np.ones(observed.size, bool), *masks.values()]
+    solution = fit_subsets(law, objective, columns, observed, weight, everything)
     theta = solution.best()[0]
+    rolled = {law: solution.best()[1:]}
+    if masks and "N" in law.inputs and not isinstance(law, PowerLaw):
+        rolled[PowerLaw()] = fit_subsets(
+            PowerLaw(), objective, {"N": columns["N"]}, observed, weight, list(masks.values())
+        ).best()
     fitted = predict(law, objective, columns, theta[None])[0]
     noise = estimate_noise(target - fitted, weight, theta.size, errors, stderr_dof)
     jac, covariance = internal_stderr(law, objective, columns, theta, noise)
@@ -142,8 +149,10 @@ def fit(
         params=_named(law, law.natural(theta)),
         stderr=_natural_stderr(law, theta, sandwich(jac, target - fitted, weight, objective)),
         ci95=_percentiles(law, refits),
-        identifiable=identify(law, theta, jac, covariance, solution, _warnings(solution, refits, noise, observed, theta)),
-        backtest=backtest(law, PowerLaw() if "N" in law.inputs else None, objective, columns, observed, weight),
+        identifiable=identify(
+            law, theta, jac, covariance, solution, _warnings(solution, refits, noise, observed, theta)
+        ),
+        backtest=backtest(rolled, masks, objective, columns, observed),
         seconds=time.perf_counter() - started,
         losses=objective.invert(fitted),
         noise=noise,
@@ -172,7 +181,7 @@ def _warnings(solution: Solution, refits: Refits, noise: Noise, loss: np.ndarray
     found = []
     if not solution.converged[0, solution.objective[0].argmin()]:
         found.append("the best start did not converge")
-    if refits.converged < 0.95:
+    if refits.converged < 0.5:
         found.append(f"only {refits.converged:.0%} of the refits converged: intervals are approximate")
     if loss.size == theta.size:
         found.append("as many points as parameters: the law cannot be checked, noise is the given standard errors")
@@ -199,8 +208,10 @@ def _columns(law: Law, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
 def _positive(name: str, column: np.ndarray) -> None:
     bad = np.flatnonzero(~(np.isfinite(column) & (column > 0)))
     if bad.size:
-        raise BadInput(f"{name}[{bad[0]}] = {column[bad[0]]} ({bad.size} such): drop diverged or broken runs first; "
-                       "laws need finite, positive numbers")
+        raise BadInput(
+            f"{name}[{bad[0]}] = {column[bad[0]]} ({bad.size} such): drop diverged or broken runs first; "
+            "laws need finite, positive numbers"
+        )
 
 
 def _points(
@@ -227,8 +238,12 @@ def _enough(law: Law, columns: dict[str, np.ndarray], n: int, known_noise: bool)
             raise BadInput(f"all points have the same {name}; law '{law.name}' needs at least two")
     distinct = np.unique(np.stack(list(columns.values()), axis=1), axis=0).shape[0]
     if distinct < p:
-        raise BadInput(f"law '{law.name}' has {p} parameters but there are {distinct} distinct points: train more "
-                       "sizes or fit a law with fewer parameters (power_law has 2)")
+        raise BadInput(
+            f"law '{law.name}' has {p} parameters but there are {distinct} distinct points: train more "
+            "sizes or fit a law with fewer parameters (power_law has 2)"
+        )
     if n == p and not known_noise:
-        raise BadInput(f"{n} points fit the {p} parameters of '{law.name}' exactly, so no error can be estimated: add a "
-                       "point, give standard errors (stderr=) or fit a law with fewer parameters")
+        raise BadInput(
+            f"{n} points fit the {p} parameters of '{law.name}' exactly, so no error can be estimated: add a "
+            "point, give standard errors (stderr=) or fit a law with fewer parameters"
+        )

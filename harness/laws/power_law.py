@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
 
-from harness.laws.base import LAWS, Array, Law, Positive, Real
+from harness.laws.base import LAWS, Array, Kind, Law, Positive, Real
 
 
 def log_log_line(log_size: np.ndarray, log_loss: np.ndarray) -> tuple[float, float]:
@@ -23,8 +23,8 @@ def log_log_line(log_size: np.ndarray, log_loss: np.ndarray) -> tuple[float, flo
 class PowerLaw(Law):
     """L(N) = A N^-alpha.  Kaplan et al. 2020, eq. 1.1.  N any size (params, tokens, FLOPs), L in its own unit."""
 
-    inputs = ("N",)
-    parameters = {"A": Positive, "alpha": Real}
+    inputs: ClassVar[tuple[str, ...]] = ("N",)
+    parameters: ClassVar[Mapping[str, Kind]] = {"A": Positive, "alpha": Real}
 
     def log_loss(self, p: Any, **inputs: Array) -> Array:
         return p.log_A - p.alpha * jnp.log(inputs["N"])
@@ -39,9 +39,9 @@ class PowerLaw(Law):
 class PowerLawOffset(Law):
     """L(N) = E + A N^-alpha.  Henighan et al. 2020, eq. 1.1.  E the irreducible loss, in the unit of L."""
 
-    inputs = ("N",)
-    parameters = {"E": Positive, "A": Positive, "alpha": Real}
-    shares = (1e-3, 0.2, 0.4, 0.6, 0.75, 0.85, 0.92, 0.96, 0.98, 0.99, 0.997)
+    inputs: ClassVar[tuple[str, ...]] = ("N",)
+    parameters: ClassVar[Mapping[str, Kind]] = {"E": Positive, "A": Positive, "alpha": Real}
+    shares: ClassVar[tuple[float, ...]] = (1e-3, 0.3, 0.6, 0.8, 0.9, 0.96, 0.99)
 
     def log_loss(self, p: Any, **inputs: Array) -> Array:
         return jnp.logaddexp(p.log_E, p.log_A - p.alpha * jnp.log(inputs["N"]))

@@ -1,4 +1,4 @@
-"""The one solver: damped Newton in float64, all starts and all resamples in one compiled program.
+"""The one solver: Levenberg-Marquardt in float64, all starts and all resamples in one compiled program.
 
 The process trains in float32, so everything here runs inside `jax.enable_x64(True)`, a local context.
 """
@@ -19,7 +19,7 @@ from workloads.base import BadInput
 
 ITERATIONS = 200  # cap of a while-loop that ends when every fit of the batch has converged
 RIDGE = 1e-3  # share of diag(G) in the damping matrix: keeps it regular along flat directions
-TOLERANCE = 1e-9  # converged when the Newton decrement is below this fraction of the objective
+TOLERANCE = 1e-9  # converged when the predicted decrease is below this fraction of the objective
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,17 @@ class Objective:
         size = jnp.abs(r)
         return jnp.where(size <= self.delta, 0.5 * r**2, self.delta * (size - 0.5 * self.delta))
 
-    def psi(self, r: np.ndarray) -> np.ndarray:
+    def psi(self, r: Array) -> Array:
         """rho'(r)."""
-        return r if self.kind == "mse" else np.clip(r, -self.delta, self.delta)
+        return r if self.kind == "mse" else r * self.reweight(r)
 
-    def curvature(self, r: np.ndarray) -> np.ndarray:
+    def curvature(self, r: Array) -> Array:
         """rho''(r)."""
-        return np.ones_like(r) if self.kind == "mse" else (np.abs(r) <= self.delta).astype(r.dtype)
+        return 1.0 + 0.0 * r if self.kind == "mse" else 1.0 * (abs(r) <= self.delta)
+
+    def reweight(self, r: Array) -> Array:
+        """rho'(r) / r, the weights of iteratively reweighted least squares."""
+        return 1.0 + 0.0 * r if self.kind == "mse" else self.delta / abs(r).clip(self.delta)
 
     def transform(self, loss: np.ndarray) -> np.ndarray:
         return np.log(loss) if self.space == "log" else loss
@@ -90,29 +94,48 @@ class _State(NamedTuple):
 
 
 def _model(law: Law, objective: Objective, theta: Array, inputs: Mapping[str, Array]) -> Array:
-    value = law.log_loss(law.unpack(theta), **inputs)
+    value = law.log_loss(law.unpack(theta), **{name: inputs[name] for name in law.inputs})
     return value if objective.space == "log" else jnp.exp(value)
 
 
-def _step(state: _State, value_at: Callable[[Array], Array], gauss_at: Callable[[Array], Array], lower: Array, upper: Array) -> _State:
-    """One damped Newton step (H + damping D) d = -g, kept if it lowers the objective.
+def _step(
+    state: _State,
+    residual_at: Callable[[Array], Array],
+    objective: Objective,
+    weight: Array,
+    lower: Array,
+    upper: Array,
+    tolerance: Array,
+) -> _State:
+    """One Levenberg-Marquardt step (H + damping D) d = -g, kept if it lowers the objective.
 
-    D is the diagonal of the Gauss-Newton matrix. A coordinate on its bound with the gradient pushing outward
-    is held. H may be indefinite: the damping then rises until the step descends (Levenberg-Marquardt rule).
+    H is the Gauss-Newton matrix with rho'' as weights, D the one with psi(r)/r (iteratively reweighted least squares,
+    which majorises Huber's loss) and a ridge. The step is bent by geodesic acceleration (Transtrum & Sethna 2012),
+    without which fits crawl along the curved valleys of offset power laws. A coordinate on its bound with the
+    gradient pushing outward is held.
     """
-    gradient, hessian, gauss = jax.grad(value_at)(state.theta), jax.hessian(value_at)(state.theta), gauss_at(state.theta)
+    residual, jacobian = residual_at(state.theta), jax.jacfwd(residual_at)(state.theta)
+    gradient = (weight * objective.psi(residual)) @ jacobian
+    newton = (weight * objective.curvature(residual))[:, None] * jacobian
+    majorant = (weight * objective.reweight(residual))[:, None] * jacobian
     held = ((state.theta <= lower) & (gradient > 0)) | ((state.theta >= upper) & (gradient < 0))
     free = jnp.where(held, 0.0, 1.0)
-    scale = jnp.diag(gauss)
-    scale = scale + 1e-12 * jnp.max(scale) + 1e-300
-    both = hessian + state.damping * (gauss + jnp.diag(RIDGE * scale))
+    damping = majorant.T @ jacobian
+    scale = jnp.diag(damping)
+    ridge = RIDGE * scale + 1e-12 * jnp.max(scale) + 1e-300
+    both = newton.T @ jacobian + state.damping * (damping + jnp.diag(ridge))
     matrix = both * jnp.outer(free, free) + jnp.diag(1.0 - free)
-    step = -jnp.linalg.solve(matrix, gradient * free)
-    theta = jnp.clip(state.theta + jnp.where(jnp.isfinite(step), step, 0.0), lower, upper)
-    value = value_at(theta)
+    factor = jax.scipy.linalg.cho_factor(matrix)
+    step = -jax.scipy.linalg.cho_solve(factor, gradient * free)
+    bend = _second_derivative(residual_at, state.theta, step)
+    turn = -0.5 * jax.scipy.linalg.cho_solve(factor, (bend @ newton) * free)
+    gentle = jnp.sum(scale * turn**2) <= 0.14 * jnp.sum(scale * step**2)
+    move = step + jnp.where(gentle & jnp.all(jnp.isfinite(turn)), turn, 0.0)
+    theta = jnp.clip(state.theta + jnp.where(jnp.isfinite(move), move, 0.0), lower, upper)
+    value = jnp.sum(weight * objective.rho(residual_at(theta)))
     better = value < state.value
     decrement = -jnp.dot(gradient * free, step)
-    small = (decrement >= 0) & (decrement <= TOLERANCE * state.value) & (state.damping <= 1.0)
+    small = (decrement >= 0) & (decrement <= tolerance * state.value) & (state.damping <= 1.0)
     exact = state.value <= 1e-26 * jnp.maximum(1.0, scale.sum())
     return _State(
         jnp.where(better, theta, state.theta),
@@ -123,50 +146,93 @@ def _step(state: _State, value_at: Callable[[Array], Array], gauss_at: Callable[
     )
 
 
-def _minimize(
-    law: Law, objective: Objective, inputs: Mapping[str, Array], target: Array, weight: Array,
-    lower: Array, upper: Array, start: Array,
-) -> tuple[Array, Array, Array]:
-    def value_at(theta: Array) -> Array:
-        return jnp.sum(weight * objective.rho(_model(law, objective, theta, inputs) - target))
+def _second_derivative(function: Callable[[Array], Array], at: Array, direction: Array) -> Array:
+    def first(theta: Array) -> Array:
+        return jax.jvp(function, (theta,), (direction,))[1]
 
-    def gauss_at(theta: Array) -> Array:
-        jacobian = jax.jacfwd(lambda t: _model(law, objective, t, inputs))(theta)
-        return (weight[:, None] * jacobian).T @ jacobian
+    return jax.jvp(first, (at,), (direction,))[1]
+
+
+def _minimize(
+    law: Law,
+    objective: Objective,
+    inputs: Mapping[str, Array],
+    target: Array,
+    weight: Array,
+    lower: Array,
+    upper: Array,
+    iterations: Array,
+    tolerance: Array,
+    start: Array,
+) -> tuple[Array, Array, Array]:
+    def residual_at(theta: Array) -> Array:
+        return _model(law, objective, theta, inputs) - target
 
     def going(state: _State) -> Array:
-        return ~state.converged & (state.iteration < ITERATIONS) & (state.damping < 1e12)
+        return ~state.converged & (state.iteration < iterations) & (state.damping < 1e12)
 
     start = jnp.clip(start, lower, upper)
-    value = value_at(start)
-    first = _State(start, jnp.where(jnp.isnan(value), jnp.inf, value), jnp.asarray(1e-2), jnp.asarray(False), jnp.asarray(0))
-    last = jax.lax.while_loop(going, lambda s: _step(s, value_at, gauss_at, lower, upper), first)
+    value = jnp.sum(weight * objective.rho(residual_at(start)))
+    first = _State(
+        start,
+        jnp.where(jnp.isnan(value), jnp.inf, value),
+        jnp.asarray(1e-2),
+        jnp.asarray(False),
+        jnp.asarray(0),
+    )
+    step = partial(
+        _step,
+        residual_at=residual_at,
+        objective=objective,
+        weight=weight,
+        lower=lower,
+        upper=upper,
+        tolerance=tolerance,
+    )
+    last = jax.lax.while_loop(going, step, first)
     return last.theta, last.value, last.converged
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _solve(
-    law: Law, objective: Objective, inputs: Mapping[str, Array], target: Array, weight: Array,
-    lower: Array, upper: Array, starts: Array,
+    law: Law,
+    objective: Objective,
+    inputs: Mapping[str, Array],
+    target: Array,
+    weight: Array,
+    lower: Array,
+    upper: Array,
+    iterations: Array,
+    tolerance: Array,
+    starts: Array,
 ) -> tuple[Array, Array, Array]:
     one = partial(_minimize, law, objective)
-    over_starts = jax.vmap(one, in_axes=(None, None, None, None, None, 0))
-    return jax.vmap(over_starts, in_axes=(None, 0, 0, None, None, 0))(inputs, target, weight, lower, upper, starts)
+    over_starts = jax.vmap(one, in_axes=(None,) * 7 + (0,))
+    over_data = jax.vmap(over_starts, in_axes=(None, 0, 0, None, None, None, None, 0))
+    return over_data(inputs, target, weight, lower, upper, iterations, tolerance, starts)
 
 
 def solve(
-    law: Law, objective: Objective, inputs: Mapping[str, np.ndarray], target: np.ndarray,
-    weight: np.ndarray, starts: np.ndarray,
+    law: Law,
+    objective: Objective,
+    inputs: Mapping[str, np.ndarray],
+    target: np.ndarray,
+    weight: np.ndarray,
+    starts: np.ndarray,
+    iterations: int = ITERATIONS,
+    tolerance: float = TOLERANCE,
 ) -> Solution:
     """Minimise the objective for B data sets from S starts each, in one program.
 
     inputs: (n,) each, shared. target: (B, n), the (log) losses. weight: (B, n), 0 leaves a point out
-    (so folds and point resamples are weights). starts: (B, S, P) internal coordinates.
+    (so folds and point resamples are weights). starts: (B, S, P) internal coordinates. A fit has converged when its
+    next step promises less than `tolerance` of its objective.
     """
     with jax.enable_x64(True):
         shared = {name: np.asarray(value, np.float64) for name, value in inputs.items()}
         lower, upper = law.bounds()
-        arrays = (np.asarray(a, np.float64) for a in (target, weight, lower, upper, starts))
+        numbers = (target, weight, lower, upper, iterations, tolerance, starts)
+        arrays = (np.asarray(a, np.float64) for a in numbers)
         theta, value, converged = _solve(law, objective, shared, *arrays)
         return Solution(np.asarray(theta), np.asarray(value), np.asarray(converged))
 

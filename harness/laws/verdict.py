@@ -40,11 +40,19 @@ def prediction_verdict(
     half = (high - low) / 2
     error, line_error = abs(mean - observed), abs(straight_line - observed)
     evidence = {
-        "predicted": mean, "low": low, "high": high, "observed": float(observed) if np.isfinite(observed) else None,
-        "half_width": half, "half_width_allowed": NARROW * span, "error": error if np.isfinite(error) else None,
-        "straight_line": float(straight_line), "straight_line_error": line_error if np.isfinite(line_error) else None,
+        "predicted": mean,
+        "low": low,
+        "high": high,
+        "observed": float(observed) if np.isfinite(observed) else None,
+        "half_width": half,
+        "half_width_allowed": NARROW * span,
+        "error": error if np.isfinite(error) else None,
+        "straight_line": float(straight_line),
+        "straight_line_error": line_error if np.isfinite(line_error) else None,
     }
-    verdict, reason = _decide(low <= observed <= high, half, NARROW * span, error, line_error, bool(np.isfinite(observed)))
+    verdict, reason = _decide(
+        low <= observed <= high, half, NARROW * span, error, line_error, bool(np.isfinite(observed))
+    )
     return PredictionVerdict(verdict, reason, evidence)
 
 
@@ -52,14 +60,25 @@ def _decide(
     covers: bool, half: float, allowed: float, error: float, line_error: float, finite: bool
 ) -> tuple[Literal["supported", "refuted", "undecided"], str]:
     if not finite:
-        return "undecided", "The new run has no finite loss, so there is nothing to compare; lower its learning rate."
+        return (
+            "undecided",
+            "The new run has no finite loss, so there is nothing to compare; lower its learning rate.",
+        )
     if half > allowed:
-        return "undecided", (f"The interval's half-width {half:.3g} exceeds 3% of the fitted range ({allowed:.3g}); add "
-                             "seeds or sizes.")
+        return "undecided", (
+            f"The interval's half-width {half:.3g} exceeds 3% of the fitted range ({allowed:.3g}); add seeds or sizes."
+        )
     if not covers:
-        return "refuted", f"The observed loss lies {error:.3g} from the prediction, outside the interval +-{half:.3g}."
+        return (
+            "refuted",
+            f"The observed loss lies {error:.3g} from the prediction, outside the interval +-{half:.3g}.",
+        )
     if error > line_error:
-        return "undecided", (f"The interval covers, but a straight line through the last two points was closer "
-                             f"({line_error:.3g} against {error:.3g}).")
-    return "supported", (f"The interval +-{half:.3g} covers the observed loss and the error {error:.3g} is no larger than "
-                         f"the straight line's {line_error:.3g}.")
+        return "undecided", (
+            f"The interval covers, but a straight line through the last two points was closer "
+            f"({line_error:.3g} against {error:.3g})."
+        )
+    return "supported", (
+        f"The interval +-{half:.3g} covers the observed loss and the error {error:.3g} is no larger than "
+        f"the straight line's {line_error:.3g}."
+    )

@@ -8,6 +8,7 @@ Defaults are optax's own. Numbers become traced fields, switches and integers st
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,13 +22,14 @@ from workloads.base import Array, Params
 _ADAM = {  # entrywise invariant to the gradient's scale
     *("adabelief", "adam", "adamax", "adamaxw", "adamw", "adan", "amsgrad", "lion", "nadam", "nadamw", "radam"),
     *("adopt", "ademamix", "simplified_ademamix", "acprop", "rmsprop", "adagrad", "sign_sgd", "signum", "yogi"),
+    "optimistic_adam_v2",
 }
 _SGD = {"sgd", "optimistic_gradient_descent"}
 _MATRIX = {"muon"}
 # Their `weight_decay` is w <- w - lr * weight_decay * w, so the harness applies it leaf by leaf.
-_DECOUPLED = {"adamw", "nadamw", "adamaxw", "lion", "adan", "ademamix", "simplified_ademamix", "muon"}
-# They need a line search, a Hessian estimate, noise keys or another optimizer.
-_UNSUPPORTED = {"lbfgs", "sophia", "noisy_sgd", "dpsgd", "schedule_free", "galore"}
+_DECOUPLED = {"adamw", "nadamw", "adamaxw", "lion", "adan", "ademamix", "simplified_ademamix", "acprop", "muon"}
+# They need a line search, a Hessian estimate, noise keys or another optimizer; optax has deprecated optimistic_adam.
+_UNSUPPORTED = {"lbfgs", "sophia", "noisy_sgd", "dpsgd", "schedule_free", "galore", "optimistic_adam"}
 # Arguments that must be Python numbers because optax branches on them or shapes arrays with them.
 _STATIC_NUMBERS = {"ns_steps", "threshold", "decay_offset", "state_dtype"}
 
@@ -55,7 +57,7 @@ def _make(name: str, alias: Callable[..., Any], family: Family, **fixed: Any) ->
     specs = [
         _field(p.name, fixed.get(p.name, p.default), str(p.annotation))
         for p in parameters.values()
-        if p.name != "learning_rate" and "mask" not in p.name
+        if p.name != "learning_rate" and not p.name.endswith(("mask", "dimension_numbers"))
     ]
     declared = [(n, kind, dataclasses.field(default=default)) for n, kind, default in filter(None, specs)]
     decoupled = name in _DECOUPLED
@@ -69,7 +71,7 @@ def _make(name: str, alias: Callable[..., Any], family: Family, **fixed: Any) ->
     default_rate = parameters["learning_rate"].default
     rate = default_rate if isinstance(default_rate, float) else Optimizer.learning_rate
     namespace: dict[str, Any] = {
-        "__doc__": f"optax `{alias.__name__}`; hyperparameters and defaults are optax's.",
+        "__doc__": f"optax `{getattr(alias, '__name__', name)}`; hyperparameters and defaults are optax's.",
         "family": family,
         "decoupled_decay": decoupled,
         "build": build,
@@ -85,7 +87,8 @@ def _make(name: str, alias: Callable[..., Any], family: Family, **fixed: Any) ->
 def _aliases() -> Iterator[tuple[str, Callable[..., Any]]]:
     for module in (optax, optax.contrib):
         for name, alias in sorted(vars(module).items()):
-            usable = inspect.isfunction(alias) and not name.startswith(("_", "scale_by_")) and name not in _UNSUPPORTED
+            made = inspect.isfunction(alias) or isinstance(alias, functools.partial)  # nadamw is a partial of adamw
+            usable = made and not name.startswith(("_", "scale_by_")) and name not in _UNSUPPORTED
             if usable and "learning_rate" in inspect.signature(alias).parameters:
                 yield name, alias
 

@@ -69,15 +69,11 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
     except FileNotFoundError:
-        raise BadInput(
-            f"{path} does not exist; run the command that writes it, or correct the path"
-        ) from None
+        raise BadInput(f"{path} does not exist; run the command that writes it, or correct the path") from None
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        raise BadInput(
-            f"{path} is not valid JSON ({error}); delete it and run the command that writes it"
-        ) from None
+        raise BadInput(f"{path} is not valid JSON ({error}); delete it and run the command that writes it") from None
 
 
 def _refuse(constant: str) -> None:

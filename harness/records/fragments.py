@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 
 from harness.records.files import TEMPORARY, atomic_write_bytes
 from harness.records.schema import VERSION, VERSION_KEY, conform
+from harness.records.text import printable
 from workloads.base import BadInput
 
 T = TypeVar("T")
@@ -61,7 +62,7 @@ def time_ordered_name() -> str:
 
 
 class Fragment:
-    """One file, read whole and verified. stem: its name without checksum. covers: the published copy whose rows it holds.
+    """One file, read whole and verified. stem: its name without checksum. covers: a published copy that it contains.
 
     Raises Moved if the file is gone, Damaged if it is broken, BadInput if it may not be read or is of a newer version.
     """
@@ -80,9 +81,10 @@ class Fragment:
                 page_checksum_verification=crc is None,
                 read_dictionary=pile.dictionaries,
             )
-            self.names: list[str] = self._file.schema_arrow.names
+            schema = self._file.schema_arrow
+            self.names: list[str] = schema.names
         self._check_columns()
-        metadata = self._file.schema_arrow.metadata or {}
+        metadata = schema.metadata or {}
         self._check_version(metadata)
         self.stem = _stem(metadata)
         self.covers = _stem(metadata, COVERS_KEY)
@@ -95,10 +97,10 @@ class Fragment:
 
     def _check_version(self, metadata: Mapping[bytes, bytes]) -> None:
         version = metadata.get(VERSION_KEY, b"1").decode(errors="replace")
-        if not version.isdecimal() or int(version) > VERSION:
+        if not (version.isdecimal() and len(version) < 6 and int(version) <= VERSION):
             raise BadInput(
-                f"{self.path} was written by a newer windtunnel (records version {version}, this one reads up to "
-                f"{VERSION}); update windtunnel, or use another results folder"
+                f"{self.path} was written by a newer windtunnel (records version {printable(version)}, "
+                f"this one reads up to {VERSION}); update windtunnel, or use another results folder"
             )
 
     @property
@@ -144,7 +146,7 @@ def content_of(path: Path) -> bytes:
 
 
 def stem_of(path: Path) -> str | None:
-    """The stem that a fragment, or a copy of one, carries inside; empty if it has none, None if there is no such file."""
+    """The stem that a fragment, or a copy of one, carries inside; empty if it has none, None if there is no file."""
     try:
         return _stem(pq.read_schema(path).metadata or {})
     except FileNotFoundError:
@@ -191,9 +193,7 @@ class Pile:
             raise BadInput(f"{self.path} is a symbolic link; link the whole results folder instead")
         try:
             with os.scandir(self.path) as entries:
-                names = [
-                    e.name for e in entries if NAME.fullmatch(e.name) and e.is_file(follow_symlinks=False)
-                ]
+                names = [e.name for e in entries if NAME.fullmatch(e.name) and e.is_file(follow_symlinks=False)]
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -225,9 +225,8 @@ class Pile:
         except OSError:
             self._ignored.add(path)
             aside = path
-        log.warning(
-            "%s is broken (%s); set aside as %s: %s", path, damage.reason, aside.name, self.consequence
-        )
+        shown, reason = printable(path), printable(damage.reason)
+        log.warning("%s is broken (%s); set aside as %s: %s", shown, reason, aside.name, self.consequence)
 
     def add(self, table: pa.Table, stem: str, covers: str = "", compact: bool = False) -> Path:
         """Write one fragment, durably. compact: compress everything (a merged file), not only long texts."""
@@ -255,9 +254,7 @@ def _parquet(table: pa.Table, compress: bool) -> bytes:
         row_group_size=_ROW_GROUP,
         compression={name: "zstd" if compress or name in _BULKY else "none" for name in table.column_names},
         use_dictionary=texts or False,
-        column_encoding={
-            name: "DELTA_BINARY_PACKED" for name in ("step", "tokens") if name in table.column_names
-        },
+        column_encoding={name: "DELTA_BINARY_PACKED" for name in ("step", "tokens") if name in table.column_names},
         write_statistics=False,
         write_page_checksum=True,
     )

@@ -1,4 +1,4 @@
-"""The columns of the records: the fixed part in one place, configuration columns inferred, drift between files resolved."""
+"""The columns of the records: the fixed part in one place, the configuration inferred, drift between files resolved."""
 
 from __future__ import annotations
 
@@ -33,18 +33,21 @@ TRIALS = pa.schema(
         ("test_loss", pa.float64()),
         ("final_metric", pa.float64()),
         ("best_metric", pa.float64()),
+        ("test_metric", pa.float64()),
         ("diverged_step", pa.int64()),
         ("params", pa.int64()),
         ("horizon", pa.int64()),  # steps asked for
         ("steps", pa.int64()),  # steps done
         ("tokens", pa.int64()),
-        ("flops", pa.float64()),  # compiled single step x steps
+        ("flops", pa.float64()),  # XLA's cost analysis of the single step x steps
         ("flops_6nd", pa.float64()),  # 6 x params x tokens
+        ("matmul_flops", pa.float64()),  # of the matrix multiplications alone, counted by hand
         ("compile_s", pa.float64()),  # clocks: this trial's share of its pack's seconds
         ("data_s", pa.float64()),
         ("train_s", pa.float64()),
         ("eval_s", pa.float64()),
         ("checkpoint_s", pa.float64()),
+        ("records_s", pa.float64()),
         ("pack", pa.string()),
         ("pack_size", pa.int64()),
         ("device", pa.string()),
@@ -144,9 +147,7 @@ def _inferred(values: list[Any]) -> pa.Array:
         if all(isinstance(value, int) and -(2**63) <= value < 2**63 for value in present):
             return pa.array(values, pa.int64())
         return pa.array([_as_float(value) for value in values], pa.float64(), from_pandas=False)
-    texts = [
-        value if value is None or isinstance(value, str) else _native(json.dumps(value)) for value in values
-    ]
+    texts = [value if value is None or isinstance(value, str) else _native(json.dumps(value)) for value in values]
     return pa.array(texts, pa.string())
 
 
@@ -158,7 +159,7 @@ def _as_float(value: Any) -> float | None:
 
 
 def curves_table(curves: Mapping[str, Mapping[str, Any]], attempt: str) -> pa.Table:
-    """Trial id -> column -> 1-D array, as a long table; masked entries of numpy masked arrays become null, NaN stays NaN.
+    """Trial id -> column -> 1-D array, as a long table; entries masked in numpy masked arrays become null, NaN stays.
 
     Raises ValueError if a curve has no `step` or its columns differ in length.
     """
@@ -179,9 +180,7 @@ def _curve(trial: str, columns: Mapping[str, Any], attempt: str) -> pa.Table:
         elif name not in columns:
             data[name] = pa.nulls(points, kind)
         elif len(columns[name]) != points:
-            raise ValueError(
-                f"the curve of trial {trial} has {points} steps but {len(columns[name])} of '{name}'"
-            )
+            raise ValueError(f"the curve of trial {trial} has {points} steps but {len(columns[name])} of '{name}'")
         else:
             data[name] = _points(columns[name], kind)
     return pa.table(data)
@@ -211,7 +210,10 @@ def conform(table: pa.Table, fixed: pa.Schema) -> pa.Table:
 
 
 def unify(tables: Sequence[pa.Table]) -> pa.Table:
-    """One table of all rows, columns matched by name; absent ones null, types promoted (numbers to float, else text)."""
+    """One table of all rows, columns matched by name; absent ones null, types promoted (numbers to float, else text).
+
+    Raises nothing on drift: any two types have a common one.
+    """
     try:
         return pa.concat_tables(tables)
     except pa.ArrowInvalid:

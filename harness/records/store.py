@@ -1,4 +1,4 @@
-"""The store of one study: trials (one row each) and curves (a long table), appended and merged by many processes at once."""
+"""The store of one study: trials (one row each) and curves (a long table), written by many processes at once."""
 
 from __future__ import annotations
 
@@ -35,7 +35,6 @@ log = logging.getLogger(__name__)
 PUBLISHED = "trials.parquet"
 
 _LARGE = 64 << 20  # bytes; merging stops at fragments of this size
-_PILE = 400
 
 
 def studies(results: Path) -> list[str]:
@@ -43,9 +42,7 @@ def studies(results: Path) -> list[str]:
     try:
         folders = sorted(path for path in results.iterdir() if path.is_dir())
     except OSError as error:
-        raise BadInput(
-            f"cannot list results={results}: {error.strerror}; give the folder with results=DIR"
-        ) from None
+        raise BadInput(f"cannot list results={results}: {error.strerror}; give the folder with results=DIR") from None
     return [path.name for path in folders if (path / "trials").is_dir() or (path / PUBLISHED).is_file()]
 
 
@@ -68,9 +65,8 @@ class Store:
             root / "curves", CURVES, ("trial", "attempt", "step"), "its curves are lost, its trials are kept",
             dictionaries=("trial", "attempt"),
         )  # fmt: skip
-        self._most = _PILE + random.randrange(
-            _PILE // 4
-        )  # so that concurrent writers do not all merge at once
+        # a range, so that concurrent writers do not all merge at once
+        self.merge_above = random.randrange(400, 500)
 
     def check_writable(self) -> None:
         """Create the folders and try them. Raises BadInput if that fails; call it before training."""
@@ -86,9 +82,7 @@ class Store:
                 "another with results=DIR"
             ) from None
 
-    def append(
-        self, rows: Sequence[Mapping[str, Any]], curves: Mapping[str, Mapping[str, Any]] | None = None
-    ) -> None:
+    def append(self, rows: Sequence[Mapping[str, Any]], curves: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         """Record trials, durably, and their whole curves so far.
 
         rows: column -> value; `trial` (16 hex digits) and `status` are required, columns that the fixed schema does not
@@ -106,9 +100,9 @@ class Store:
 
     def _tidy(self) -> None:
         try:
-            if len(self._trials.paths()) > self._most:
+            if len(self._trials.paths()) > self.merge_above:
                 consistently(lambda: self._merge_trials(list(self._trials.fragments(below=_LARGE))))
-            if len(self._curves.paths()) > self._most:
+            if len(self._curves.paths()) > self.merge_above:
                 consistently(self._merge_curves)
         except OSError as error:
             log.warning("could not merge the fragments of %s (%s); going on", self.root, error)
@@ -161,7 +155,7 @@ class Store:
         return table.drop_columns(["attempt"])
 
     def compact(self) -> None:
-        """Merge fragments and write trials.parquet. Any number of processes may do this, and die doing it, at any time."""
+        """Merge fragments and write trials.parquet. Any number of processes may do this at once, and die doing it."""
         for _ in range(5):  # again if others appended, merged or published meanwhile
             published = consistently(self._publish)
             if self._trials.paths() in ([], [published]):

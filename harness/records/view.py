@@ -11,8 +11,7 @@ import pyarrow.compute as pc
 
 from harness.records.fragments import Fragment
 from harness.records.schema import FINISHED, KEY, TRIALS, unify
-from harness.registry import nearest
-from workloads.base import BadInput
+from harness.records.text import unknown_column
 
 
 class View:
@@ -43,7 +42,7 @@ class View:
         names = self.names if columns is None else list(dict.fromkeys(columns))
         for name in names:
             if name not in self.names:
-                raise BadInput(f"unknown column '{name}'. {nearest(name, self.names)}")
+                raise unknown_column(name, self.names)
         if self._rows is None:
             table = self._load(self.fragments, [*names, *KEY])
             self._rows = _winners(table)

@@ -18,7 +18,7 @@ _LINE_SECONDS = 5.0
 class ProgressDisplay:
     """Trials done, loss, steps/s and time left.
 
-    The time left assumes that FLOPs go on being done at the rate of the run so far.
+    The time left assumes that work (see Pack.step_work) goes on at the rate of the run so far.
     """
 
     def __init__(self, console: Console | None = None) -> None:
@@ -27,7 +27,7 @@ class ProgressDisplay:
 
     def begin(self, packs: Sequence[Pack], notes: Sequence[str]) -> None:
         self._total = sum(len(pack.trials) for pack in packs)
-        self._work = sum(len(pack.trials) * pack.horizon * _step_work(pack) for pack in packs)
+        self._work = sum(pack.horizon * pack.step_work for pack in packs)
         self._done = self._work_done = self._steps = 0.0
         self._train_seconds = 0.0
         self._started = self._last_line = time.monotonic()
@@ -45,7 +45,7 @@ class ProgressDisplay:
 
     def chunk(self, chunk: Chunk) -> None:
         trials, steps = len(chunk.pack.trials), chunk.stop - chunk.start
-        self._work_done += trials * steps * _step_work(chunk.pack)
+        self._work_done += steps * chunk.pack.step_work
         self._steps += trials * steps
         self._train_seconds += chunk.train_seconds
         losses = chunk.evaluation["validation"]["loss"]
@@ -74,7 +74,3 @@ class ProgressDisplay:
         elif force or time.monotonic() - self._last_line >= _LINE_SECONDS:
             self._last_line = time.monotonic()
             self._console.print(line, highlight=False, soft_wrap=True)
-
-
-def _step_work(pack: Pack) -> float:
-    return pack.static.workload.matmul_flops()

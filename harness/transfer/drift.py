@@ -41,8 +41,8 @@ def drift_line(z: np.ndarray, model: LocalModel) -> Drift | None:
     """
     if z.size < 3:
         return None
-    covariance = np.eye(z.size) if model.covariance is None else model.covariance
-    precision = np.linalg.inv(covariance)
+    scale = 0.0 if model.covariance is None else float(np.trace(model.covariance)) / z.size
+    precision = np.eye(z.size) if model.covariance is None or scale == 0 else np.linalg.inv(model.covariance / scale)
     design = np.column_stack([np.ones_like(z), z])
     inverse = np.linalg.inv(design.T @ precision @ design)
     project = inverse @ design.T @ precision

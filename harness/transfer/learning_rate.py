@@ -23,11 +23,13 @@ class SeedNoise:
 
     seed: of one seed's loss, all causes. paired: what is left of it when scales are compared on the same seeds.
     residual: between learning rates within a seed and scale (the joint model's sigma).
+    dof: degrees of freedom of `paired` (what a fit of `loss_at_best` wants as stderr_dof); 0 with one seed.
     """
 
     seed: float
     paired: float
     residual: float
+    dof: int
 
 
 @dataclass(frozen=True)
@@ -166,8 +168,8 @@ def _table(scale: Any, learning_rate: Any, loss: Any, seed: Any, diverged: Any) 
         bad = checked[~(np.isfinite(checked) & (checked > 0))]
         if bad.size:
             raise BadInput(
-                f"{name} holds {bad[0]} ({bad.size} such); it must be finite and positive (mark trials without a loss as "
-                "diverged)"
+                f"{name} holds {bad[0]} ({bad.size} such); it must be finite and positive (mark trials "
+                "without a loss as diverged)"
             )
     return table
 
@@ -185,10 +187,13 @@ def _verdict(scales: np.ndarray, model: LocalModel, drift: Drift | None) -> tupl
         return "undecided", f"At scale {scales[edges[0]]:g}: {model.notes[edges[0]]}."
     if drift is None:
         missing = "; ".join(f"at scale {scales[i]:g}: {note}" for i, note in model.notes.items())
-        return "undecided", f"Fewer than 3 scales show an optimum; add scales{f' ({missing})' if missing else ''}."
+        return (
+            "undecided",
+            f"Fewer than 3 scales show an optimum; add scales{f' ({missing})' if missing else ''}.",
+        )
     (low90, high90), (low95, high95) = drift.interval(0.90), drift.interval(0.95)
     shown = f"drift {drift.exponent:+.3f}, 90% [{low90:+.3f}, {high90:+.3f}], 95% [{low95:+.3f}, {high95:+.3f}]"
-    if -BOUND < low90 and high90 < BOUND:
+    if low90 > -BOUND and high90 < BOUND:
         return "transfers", f"The 90% interval lies inside +-{BOUND}: {shown}."
     if (low95 > 0 or high95 < 0) and abs(drift.exponent) > BOUND:
         return "does_not_transfer", f"The 95% interval excludes 0 and the drift exceeds {BOUND}: {shown}."
@@ -210,20 +215,22 @@ def _next(drift: Drift, half: float) -> str:
 def _seed_noise(model: LocalModel) -> tuple[SeedNoise, np.ndarray, np.ndarray]:
     """Noise levels, and relative standard errors (G,) of the mean at best: over fresh seeds, and between scales.
 
-    Variances between seeds are pooled over scales; the paired one is what scale x seed interaction leaves when every
-    scale has the same number of seeds. Neither falls below what the joint model's own error implies.
+    With one seed they are NaN: fit such losses without standard errors. Variances between seeds are pooled over
+    scales; the paired one is the scale x seed interaction where every scale has the same number of seeds. Neither
+    standard error falls below what the joint model's own error implies.
     """
     own = np.sqrt(model.at_best_variance)
     counts = np.array([v.size for v in model.at_best])
     if counts.size == 0 or counts.max() < 2:
-        return SeedNoise(np.nan, np.nan, model.sigma), own, own
+        return SeedNoise(np.nan, np.nan, model.sigma, 0), np.full(own.size, np.nan), np.full(own.size, np.nan)
     centered = [v - v.mean() for v in model.at_best]
     total = np.sum([c @ c for c in centered]) / np.sum(counts - 1)
-    within = np.nan
+    within, dof = np.nan, int(np.sum(counts - 1))
     if np.all(counts == counts[0]) and counts.size > 1:
         table = np.stack(centered)
         left = table - table.mean(0)
-        within = np.sum(left**2) / ((counts.size - 1) * (counts[0] - 1))
+        dof = (counts.size - 1) * int(counts[0] - 1)
+        within = np.sum(left**2) / dof
     paired = np.sqrt((total if np.isnan(within) else within) / counts)
-    noise = SeedNoise(float(np.sqrt(total)), float(np.sqrt(within)), model.sigma)
+    noise = SeedNoise(float(np.sqrt(total)), float(np.sqrt(within)), model.sigma, dof)
     return noise, np.maximum(np.sqrt(total / counts), own), np.maximum(paired, own)

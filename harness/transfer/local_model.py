@@ -20,6 +20,7 @@ from scipy import stats
 from harness.transfer.basin import Basin, NoBasin, Trials, find_basin, seed_intercepts
 
 EXCESS = {3: float(np.log(1.20)), 2: float(np.log(1.05))}  # polynomial order -> excess log loss of the window
+HIDDEN = "noise hides the curvature around the optimum; add seeds or widen the grid"
 RESOLVED = 2.0  # curvature in standard errors below which noise hides the optimum
 
 
@@ -30,7 +31,7 @@ class LocalModel:
     best: (G,) log2 of the best learning rate. covariance: (G, G) of it, None where no degree of freedom is left to
     estimate noise. akima: (G,). truncation: mean of cubic minus parabola optima, 0 for a parabola.
     at_best: G arrays (S,) of per-seed log loss there. at_best_variance: (G,) of their mean. sigma: noise within a
-    seed, with dof. notes: scale position -> why it has no optimum.
+    seed, with dof. notes: scale position -> why it has no optimum. surface: the fitted polynomials, None if empty.
     """
 
     order: int
@@ -44,16 +45,17 @@ class LocalModel:
     sigma: float
     dof: int
     notes: dict[int, str]
+    surface: Surface | None
 
     def intervals(self, level: float, spread: float) -> np.ndarray:
-        """(G, 2): t interval of `best`, extended on their side by the Akima difference and by the truncation.
+        """(G, 2): t interval of `best`, extended on their side by the Akima difference or half the truncation.
 
         spread: standard deviation to use where the model has no noise estimate (scatter about the drift line).
         """
         error = np.full(self.best.size, spread) if self.covariance is None else np.sqrt(np.diag(self.covariance))
         dof = self.dof if self.covariance is not None else max(self.best.size - 2, 1)
         half = stats.t.ppf(0.5 + level / 2, dof) * error
-        shifts = np.stack([self.akima - self.best, np.full(self.best.size, self.truncation)])
+        shifts = np.stack([self.akima - self.best, np.full(self.best.size, 0.5 * self.truncation)])
         below, above = np.minimum(shifts.min(0), 0.0), np.maximum(shifts.max(0), 0.0)
         return np.stack([self.best - half + below, self.best + half + above], axis=1)
 
@@ -75,8 +77,9 @@ def _find(sweep: Sequence[Trials], order: int) -> tuple[dict[int, Basin], dict[i
 
 def _empty(sweep: Sequence[Trials]) -> LocalModel:
     nothing = np.empty(0)
-    notes = _find(sweep, 2)[1]
-    return LocalModel(2, np.empty(0, int), nothing, None, nothing, 0.0, [], nothing, np.nan, 0, notes)
+    found = _find(sweep, 2)[1]
+    notes = {i: found.get(i, HIDDEN) for i in range(len(sweep))}
+    return LocalModel(2, np.empty(0, int), nothing, None, nothing, 0.0, [], nothing, np.nan, 0, notes, None)
 
 
 def _fit(sweep: Sequence[Trials], order: int) -> LocalModel | None:
@@ -91,13 +94,15 @@ def _fit(sweep: Sequence[Trials], order: int) -> LocalModel | None:
             return _summary(fitted, basins, notes, order)
         for i in hidden:
             del basins[i]
-            notes[i] = "noise hides the curvature around the optimum; add seeds or widen the grid"
+            notes[i] = HIDDEN
     return None
 
 
 @dataclass(frozen=True)
-class _LeastSquares:
-    """coef (P,), covariance (P, P); slices of seed effects and (b, c) per scale; u (G,) the minima from `pivot`."""
+class Surface:
+    """coef (P,), covariance (P, P) in units of sigma2; slices of seed effects and of (b, c) per scale; minima u (G,)
+    from `pivot` with second derivatives `curvature`; window (G, 2), the x that were fitted.
+    """
 
     index: list[int]
     coef: np.ndarray
@@ -107,6 +112,7 @@ class _LeastSquares:
     pivot: np.ndarray
     u: np.ndarray
     curvature: np.ndarray
+    window: np.ndarray
     sigma2: float
     dof: int
 
@@ -127,6 +133,14 @@ class _LeastSquares:
             rows[g, self.local[-1].stop :] = u**3
         return rows
 
+    def height_rows(self, g: int, x: np.ndarray) -> np.ndarray:
+        """(len(x), P): height of scale g's curve at x over its seed effects is this matrix times `coef`."""
+        u = x - self.pivot[g]
+        rows = np.zeros((u.size, self.coef.size))
+        rows[:, self.local[g]] = np.stack([u, u**2], axis=1)
+        rows[:, self.local[-1].stop :] = u[:, None] ** 3
+        return rows
+
     def unresolved(self) -> list[int]:
         """Scales whose curvature at the minimum is not clear of zero."""
         if self.dof == 0:
@@ -141,7 +155,7 @@ class _LeastSquares:
         return hidden
 
 
-def _least_squares(basins: dict[int, Basin], order: int) -> _LeastSquares | None:
+def _least_squares(basins: dict[int, Basin], order: int) -> Surface | None:
     effects = [seed_intercepts(b.trials) for b in basins.values()]
     pivot = np.array([b.trials.x.mean() for b in basins.values()])
     sizes, rows = [e.shape[1] for e in effects], [e.shape[0] for e in effects]
@@ -165,8 +179,11 @@ def _least_squares(basins: dict[int, Basin], order: int) -> _LeastSquares | None
     if minima is None:
         return None
     u, curvature = minima
+    window = np.array([[b.trials.x.min(), b.trials.x.max()] for b in basins.values()])
+    if np.any(pivot + u < window[:, 0]) or np.any(pivot + u > window[:, 1]):
+        return None
     sigma2 = float(residual @ residual) / dof if dof else np.nan
-    return _LeastSquares(list(basins), coef, inverse, seeds, local, pivot, u, curvature, sigma2, dof)
+    return Surface(list(basins), coef, inverse, seeds, local, pivot, u, curvature, window, sigma2, dof)
 
 
 def _minima(local: np.ndarray, third: float) -> tuple[np.ndarray, np.ndarray] | None:
@@ -179,10 +196,12 @@ def _minima(local: np.ndarray, third: float) -> tuple[np.ndarray, np.ndarray] | 
     return -b / (c + root), 2 * root
 
 
-def _summary(fitted: _LeastSquares, basins: dict[int, Basin], notes: dict[int, str], order: int) -> LocalModel:
+def _summary(fitted: Surface, basins: dict[int, Basin], notes: dict[int, str], order: int) -> LocalModel:
     best = fitted.pivot + fitted.u
     rows, values = fitted.best_rows(), fitted.value_rows()
-    at_best = [fitted.coef[s] + v @ fitted.coef - fitted.coef[s].mean() for s, v in zip(fitted.seeds, values, strict=True)]
+    at_best = [
+        fitted.coef[s] + v @ fitted.coef - fitted.coef[s].mean() for s, v in zip(fitted.seeds, values, strict=True)
+    ]
     quadratic = np.array([find_basin(b.trials, EXCESS[2]).quadratic for b in basins.values()]) if order == 3 else best
     return LocalModel(
         order=order,
@@ -196,4 +215,5 @@ def _summary(fitted: _LeastSquares, basins: dict[int, Basin], notes: dict[int, s
         sigma=float(np.sqrt(fitted.sigma2)),
         dof=fitted.dof,
         notes=notes,
+        surface=fitted,
     )

@@ -1,0 +1,24 @@
+"""Strict JAX, two one-core devices, and one compilation cache for the whole test session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import pytest
+
+from harness.engine import devices
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    devices.configure(devices=2)
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Iterator[Path]:
+    """An empty results folder."""
+    folder = tmp_path / "results"
+    folder.mkdir()
+    yield folder

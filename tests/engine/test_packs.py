@@ -1,0 +1,122 @@
+"""A trial's result does not depend on its company: pack size, position, chunk boundaries, devices, neighbours that diverge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pyarrow as pa
+import pytest
+from jax.sharding import Mesh
+
+from harness.engine.devices import TRIAL_AXIS, Devices, local_devices
+from harness.records.store import Store
+from harness.trial import Trial
+from tests.trials import run, small_trial
+
+RATES = (1e-3, 1e-2, 3e-2, 1e-1)
+
+
+def one_device() -> Devices:
+    return Devices(Mesh(jax.local_devices()[:1], (TRIAL_AXIS,)))
+
+
+def curve(store: Store, trial: Trial) -> np.ndarray:
+    """Training loss by step, and the evaluations."""
+    table: pa.Table = store.curves([trial.id])
+    return np.stack([np.asarray(table[name].to_numpy(zero_copy_only=False)) for name in ("train_loss", "eval_loss")])
+
+
+def trained(root: Path, trials: list[Trial], name: str, devices: Devices | None = None, **settings: object) -> Store:
+    store = Store(root / name)
+    run(trials, store, devices, **settings)
+    return store
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Trial], Store]:
+    """Four learning rates and two parametrizations in one pack."""
+    root = tmp_path_factory.mktemp("sweep")
+    trials = [small_trial(optimizer__learning_rate=rate) for rate in RATES]
+    return root, trials, trained(root, trials, "together")
+
+
+def same(a: Store, b: Store, trials: list[Trial]) -> bool:
+    return all(np.array_equal(curve(a, trial), curve(b, trial), equal_nan=True) for trial in trials)
+
+
+def test_alone_is_bitwise_the_same_as_in_a_pack(sweep: tuple[Path, list[Trial], Store]) -> None:
+    root, trials, together = sweep
+    alone = trained(root, trials, "alone", pack_size=1)
+    assert same(together, alone, trials)
+
+
+def test_position_in_the_pack_does_not_matter(sweep: tuple[Path, list[Trial], Store]) -> None:
+    root, trials, together = sweep
+    assert same(together, trained(root, trials[::-1], "reversed"), trials)
+
+
+def test_device_count_does_not_matter(sweep: tuple[Path, list[Trial], Store]) -> None:
+    root, trials, together = sweep
+    assert same(together, trained(root, trials, "one_device", one_device()), trials)
+
+
+def test_learning_rates_differ(sweep: tuple[Path, list[Trial], Store]) -> None:
+    _, trials, together = sweep
+    finals = {float(curve(together, trial)[0, -1]) for trial in trials}
+    assert len(finals) == len(trials)
+
+
+def test_chunk_boundaries_do_not_matter(sweep: tuple[Path, list[Trial], Store]) -> None:
+    """Evaluating more often changes the trial's identity and its program, but not its losses."""
+    root, trials, together = sweep
+    often = [small_trial(optimizer__learning_rate=rate, evaluations=4) for rate in RATES]
+    other = trained(root, often, "often")
+    for a, b in zip(trials, often, strict=True):
+        assert np.array_equal(curve(together, a)[0], curve(other, b)[0])
+
+
+def test_divergence_leaves_the_neighbours_bitwise_unchanged(sweep: tuple[Path, list[Trial], Store]) -> None:
+    root, trials, together = sweep
+    bad = small_trial(optimizer__learning_rate=1e9)
+    store = trained(root, [bad, *trials], "with_diverged")
+    row = next(row for row in store.trials().to_pylist() if row["trial"] == bad.id)
+    assert row["status"] == "diverged"
+    assert row["diverged_step"] < 12
+    assert row["steps"] == row["diverged_step"] + 1
+    assert np.isnan(row["final_loss"])
+    assert same(together, store, trials)
+
+
+def test_vmapped_agrees_to_rounding(sweep: tuple[Path, list[Trial], Store], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program for accelerators maps trials with vmap; forced here on CPU."""
+    root, trials, together = sweep
+    monkeypatch.setattr(Devices, "platform", property(lambda self: "gpu"))
+    monkeypatch.setattr(Devices, "memory", lambda self, limit: 2**30)
+    other = trained(root, trials, "vmapped")
+    for trial in trials:
+        np.testing.assert_allclose(curve(other, trial), curve(together, trial), rtol=1e-5)
+
+
+def test_compiled_programs_are_the_distinct_signatures(tmp_path: Path) -> None:
+    trials = [
+        small_trial(optimizer__learning_rate=rate, seed=seed, workload__width=width)
+        for rate in RATES
+        for seed in (0, 1)
+        for width in (8, 16)
+    ]
+    summary = run(trials, Store(tmp_path / "count"))
+    assert summary.compiled == 2
+    assert summary.trained == 16
+
+
+def test_a_pack_that_does_not_fit_is_split_with_a_line(tmp_path: Path) -> None:
+    from harness.engine.pack import make_packs
+
+    trials = [small_trial(seed=seed) for seed in range(16)]
+    packs, notes = make_packs(trials, local_devices(), memory=2**17)
+    assert len(packs) > 1
+    assert len({pack.signature for pack in packs}) == 1
+    assert "split into" in notes[0]
+    assert sorted(t.id for pack in packs for t in pack.trials) == sorted(t.id for t in trials)

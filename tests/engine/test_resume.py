@@ -1,0 +1,140 @@
+"""Stop at any moment and go on: the resumed result is bitwise the uninterrupted one, and nothing finished is lost."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.engine import checkpoint
+from harness.engine.runner import Chunk
+from harness.engine.signals import Interrupted
+from harness.records.store import Store
+from tests.engine.test_packs import curve
+from tests.trials import run, small_trial
+
+ARGUMENTS = [
+    "-m", "harness.train", "-m",
+    "workload.corpus='zipf_markov:vocab_size=16'", "workload.width=8", "workload.depth=1", "workload.heads=2",
+    "workload.context=8", "workload.batch_size=4", "workload.evaluation_sequences=8",
+    "budget.steps=6000", "evaluations=30", "optimizer.learning_rate=0.001,0.01", "seed=0,1",
+    "engine.checkpoint_overhead=1e9", "engine.devices=2",
+]  # fmt: skip
+
+
+def command(results: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, *ARGUMENTS, f"results={results}"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def finals(results: Path) -> dict[str, tuple[float, bytes]]:
+    store = Store(results / "train")
+    curves = store.curves(None).to_pylist()
+    return {
+        row["trial"]: (row["final_loss"], repr([c for c in curves if c["trial"] == row["trial"]]).encode())
+        for row in store.trials().to_pylist()
+    }
+
+
+def without_attempt(found: dict[str, tuple[float, bytes]]) -> dict[str, float]:
+    return {trial: final for trial, (final, _) in found.items()}
+
+
+def test_killed_at_random_moments_and_run_again(results: Path) -> None:
+    """kill -9 at several random moments, then to the end: the same losses, each trial once."""
+    reference = command(results / "reference")
+    assert reference.wait(120) == 0
+    delays = random.Random(0)
+    kills = 0
+    for _ in range(6):
+        process = command(results / "killed")
+        try:
+            process.wait(delays.uniform(2.5, 5.0))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+    assert command(results / "killed").wait(120) == 0
+    assert kills >= 3
+    expected, found = finals(results / "reference"), finals(results / "killed")
+    assert len(expected) == 4
+    assert without_attempt(found) == without_attempt(expected)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_signal_checkpoints_leaves_and_resumes_bitwise(tmp_path: Path, number: signal.Signals) -> None:
+    trial = small_trial()
+    reference = Store(tmp_path / "reference")
+    run([trial], reference)
+    store = Store(tmp_path / "interrupted")
+    with pytest.raises(Interrupted) as caught:
+        run([trial], store, observers=[Sends(number, at=4)])
+    assert caught.value.exit_code == 128 + number
+    assert store.finished() == set()
+    assert list((store.root / "checkpoints").iterdir())
+    watcher = Sends(None, at=0)
+    run([trial], store, observers=[watcher])
+    assert watcher.starts == [4, 8]
+    assert np.array_equal(curve(reference, trial), curve(store, trial), equal_nan=True)
+    assert not list((store.root / "checkpoints").iterdir())
+
+
+class Sends:
+    """An observer that sends this process a signal after the chunk that ends at a step."""
+
+    def __init__(self, number: signal.Signals | None, at: int) -> None:
+        self.number, self.at = number, at
+        self.starts: list[int] = []
+
+    def begin(self, packs: object, notes: object) -> None: ...
+
+    def chunk(self, chunk: Chunk) -> None:
+        self.starts.append(chunk.start)
+        if self.number and chunk.stop == self.at:
+            os.kill(os.getpid(), self.number)
+
+    def finished(self, pack: object, rows: object) -> None: ...
+
+    def end(self) -> None: ...
+
+
+def test_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "pack.ckpt"
+    for step in (1, 2):
+        checkpoint.save(path, {"w": np.full(3, step, np.float32)}, {"step": step})
+    content = path.read_bytes()
+    like = {"w": np.zeros(3, np.float32)}
+    loaded = checkpoint.load(path, like)
+    assert loaded is not None
+    assert loaded[1] == {"step": 2}
+    for damaged in (b"", content[:50], content[:-7], content[:200] + b"x" + content[201:]):
+        path.write_bytes(damaged)
+        loaded = checkpoint.load(path, like)
+        assert loaded is not None
+        assert loaded[1] == {"step": 1}
+        np.testing.assert_array_equal(loaded[0]["w"], 1.0)
+    assert "damaged" in capsys.readouterr().out
+
+
+def test_checkpoint_of_another_shape_is_not_used(tmp_path: Path) -> None:
+    path = tmp_path / "pack.ckpt"
+    checkpoint.save(path, {"w": np.zeros(3, np.float32)}, {"step": 1})
+    assert checkpoint.load(path, {"w": np.zeros(4, np.float32)}) is None
+
+
+def test_finished_trials_are_not_trained_again(tmp_path: Path) -> None:
+    store = Store(tmp_path / "twice")
+    trials = [small_trial(seed=seed) for seed in (0, 1)]
+    assert run(trials[:1], store).trained == 1
+    time.sleep(0.01)
+    again = run(trials, store)
+    assert again.trained == 1
+    assert store.finished() == {trial.id for trial in trials}

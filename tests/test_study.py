@@ -1,0 +1,75 @@
+"""Studies: every shipped one runs through at 2 steps; running again trains nothing; a prediction precedes its trials."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness import cli, study
+from harness.config import CONFIG_DIR
+from harness.records.files import read_json
+from harness.records.store import Store
+from harness.sweep import flatten, points_of, values_of
+from workloads.base import BadInput
+
+STUDIES = sorted(path.stem for path in (CONFIG_DIR / "study").glob("*.yaml"))
+SHRUNK = [
+    "study.base.budget={steps: 2, tokens: null, epochs: null}",
+    "study.base.evaluations=1",
+    "study.sweep.workload.width=[16,32]",
+    "study.sweep.seed=[0]",
+]
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_runs_through(name: str, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two steps decide nothing: the claims must come out undecided, with a reason, and a report is still written."""
+    code = cli.run(study.main, [f"study={name}", *SHRUNK, f"results={results}"])
+    assert code == 0, capsys.readouterr().err
+    claims = read_json(results / name / "claims.json")
+    assert claims
+    assert {claim["verdict"] for claim in claims} == {"undecided"}
+    assert all(claim["evidence"]["reason"] for claim in claims)
+    assert (results / name / "report.html").stat().st_size > 1000
+    assert (results / name / "trials.parquet").exists()
+
+
+def test_axes() -> None:
+    assert values_of("x", [3, 1]) == [3, 1]
+    assert values_of("x", {"log2": [-2, 0]}) == [0.25, 0.5, 1.0]
+    assert values_of("x", {"log2": [0, 1, 0.5]}) == [1.0, 2**0.5, 2.0]
+    assert values_of("x", {"range": [2, 4]}) == [2, 3, 4]
+    assert values_of("x", "sp") == ["sp"]
+    for wrong in ([], {"log2": [1]}, {"range": [3, 1]}, {"log2": [0, 1], "range": [0, 1]}, {"step": 1}, None):
+        with pytest.raises(BadInput, match="axis"):
+            values_of("x", wrong)
+
+
+def test_points_are_the_product_and_nested_keys_replace_dotted_ones() -> None:
+    sweep = {"workload.width": [8], "seed": [0, 1], "workload": {"width": [16, 32]}}
+    assert flatten(sweep) == {"workload.width": [16, 32], "seed": [0, 1]}
+    assert points_of(sweep) == [
+        {"workload.width": width, "seed": seed} for width in (16, 32) for seed in (0, 1)
+    ]
+
+
+def test_regression_study_predicts_then_trains_and_hits(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The whole path on a workload whose law is known exactly: L = sigma^2 + width^-b."""
+    arguments = ["study=regression", "study.sweep.seed=[0,1]", f"results={results}"]
+    assert cli.run(study.main, arguments) == 0, capsys.readouterr().err
+    root = results / "regression"
+    prediction = read_json(root / "prediction.json")
+    rows = Store(root).trials().to_pylist()
+    predicted = [row for row in rows if row["workload.width"] == prediction["scale"]]
+    assert predicted
+    assert min(row["started_at"] for row in predicted) > prediction["written_at"]
+    fit = read_json(root / "fit.json")["all"]
+    low, high = fit["ci95"]["alpha"]
+    assert low <= 0.5 <= high
+    trained = len(rows)
+    capsys.readouterr()
+    assert cli.run(study.main, arguments) == 0
+    assert len(Store(root).trials()) == trained
+    assert read_json(root / "prediction.json") == prediction
+    assert "0 trials to train" in capsys.readouterr().out
