@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from harness.registry import nearest
 from workloads.base import BadInput
@@ -43,7 +43,10 @@ class Rates:
                 return float(self.tokens)
             case "epochs":
                 if self.epoch == sys.maxsize:
-                    raise BadInput("this workload draws fresh examples at every step, so it has no epochs; give the length in steps, examples or tokens")
+                    raise BadInput(
+                        "this workload draws fresh examples at every step, so it has no epochs; "
+                        "give the length in steps, examples or tokens"
+                    )
                 return self.examples / self.epoch
             case "flops":
                 return self.flops()
@@ -86,7 +89,10 @@ class Budget:
         steps = amount / rates.per_step(unit) * (1.0 + _ROUNDING)
         if steps < 1:
             one = rates.per_step(unit)
-            raise BadInput(f"budget.{unit}={amount:g} is less than one step ({one:g} {unit}); raise the budget or lower workload.batch_size")
+            raise BadInput(
+                f"budget.{unit}={amount:g} is less than one step ({one:g} {unit}); "
+                "raise the budget or lower workload.batch_size"
+            )
         if steps > _MAX_STEPS:
             raise BadInput(f"budget.{unit}={amount:g} is {steps:.3g} steps; the most is {_MAX_STEPS:g}")
         return int(steps)
@@ -103,10 +109,15 @@ def steps_of(duration: str, horizon: int, rates: Rates) -> float:
     except ValueError:
         amount, unit = math.nan, ""
     if not math.isfinite(amount):
-        raise BadInput(f"'{duration}' is not a duration; write an amount and a unit, such as '10%' or '100 steps' ({', '.join(UNITS)})")
+        raise BadInput(
+            f"'{duration}' is not a duration; write an amount and a unit, such as '10%' or '100 steps' "
+            f"({', '.join(UNITS)})"
+        )
     steps = amount / 100 * horizon if unit == "%" else amount / rates.per_step(unit)
     if not 0 <= steps <= horizon * (1.0 + _ROUNDING):
-        raise BadInput(f"the duration '{duration}' is {steps:g} steps; it must lie between 0 and the horizon of {horizon} steps")
+        raise BadInput(
+            f"the duration '{duration}' is {steps:g} steps; it must lie between 0 and the horizon of {horizon} steps"
+        )
     return steps
 
 
@@ -114,5 +125,3 @@ def evaluation_steps(horizon: int, evaluations: int) -> list[int]:
     """The steps after which a trial is evaluated: `evaluations` of them evenly spread, the last at the horizon."""
     count = min(evaluations, horizon)
     return [round(horizon * (k + 1) / count) for k in range(count)]
-
-

@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -67,8 +68,8 @@ def main(argv: list[str]) -> int:
     if config.dry_run:
         return 0
     _write_study(store, config, trials)
-    outcome = _run(study, points, lambda points: _train(study, config, store, points), store)
-    _write(store, outcome)
+    outcome = investigate(study, points, lambda points: _train(study, config, store, points), store.root)
+    write_outcome(store.root, outcome)
     store.compact()
     from harness.report import write_report  # matplotlib is slow to import
 
@@ -86,8 +87,13 @@ class Outcome:
     claims: list[dict[str, Any]]
 
 
-def _run(study: StudyConfig, points: Sequence[Point], train: Callable[[Sequence[Point]], list[Cell]], store: Store) -> Outcome:
-    """Sweep, choose, rerun on fresh seeds, fit, predict, train what was predicted, judge."""
+def investigate(
+    study: StudyConfig, points: Sequence[Point], train: Callable[[Sequence[Point]], list[Cell]], root: Path
+) -> Outcome:
+    """Sweep, choose, rerun on fresh seeds, fit, predict, train what was predicted, judge.
+
+    train: points -> each with its row. The prediction is written under `root` before `train` sees its points.
+    """
     swept = train(points)
     found = transfers(study, swept)
     rerun = train(rerun_points(study, points, found))
@@ -97,7 +103,7 @@ def _run(study: StudyConfig, points: Sequence[Point], train: Callable[[Sequence[
     if study.predict and fitted:
         behind = fingerprint([cell.row["trial"] for cell in (*swept, *rerun)])
         target, series = _target(study, points, fitted)
-        written = write_down(store.root / FILE, found, fitted, target, behind)
+        written = write_down(root / FILE, found, fitted, target, behind)
         predicted = train(trial_points(written, study.predict, series))
         cells = by_series(predicted, str(settings_of(study)[0]))
         verdicts |= {
@@ -105,7 +111,7 @@ def _run(study: StudyConfig, points: Sequence[Point], train: Callable[[Sequence[
             for name, entry in written["series"].items()
         }
     stages = {"sweep": swept, "rerun": rerun, "predict": predicted}
-    write_json(store.root / "stages.json", {k: [cell.row["trial"] for cell in cells] for k, cells in stages.items()})
+    write_json(root / "stages.json", {k: [cell.row["trial"] for cell in cells] for k, cells in stages.items()})
     return Outcome(found, fitted, check_claims(study.claims, found, verdicts))
 
 
@@ -153,10 +159,11 @@ def _write_study(store: Store, config: DictConfig, trials: Sequence[Trial]) -> N
     atomic_write_text(store.root / "study.yaml", resolved)
 
 
-def _write(store: Store, outcome: Outcome) -> None:
-    write_json(store.root / "transfer.json", {name: t.to_json() for name, t in outcome.transfers.items()})
-    write_json(store.root / "fit.json", {name: law.to_json() for name, law in outcome.laws.items()})
-    write_json(store.root / "claims.json", outcome.claims)
+def write_outcome(root: Path, outcome: Outcome) -> None:
+    """transfer.json, fit.json and claims.json."""
+    write_json(root / "transfer.json", {name: t.to_json() for name, t in outcome.transfers.items()})
+    write_json(root / "fit.json", {name: law.to_json() for name, law in outcome.laws.items()})
+    write_json(root / "claims.json", outcome.claims)
 
 
 def _show(console: Console, store: Store, outcome: Outcome) -> None:

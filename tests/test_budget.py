@@ -74,7 +74,7 @@ def test_too_much_is_refused(unit: str) -> None:
 
 
 def test_two_units_are_refused_with_the_fix() -> None:
-    with pytest.raises(BadInput, match="budget.steps and budget.tokens are both set; keep one"):
+    with pytest.raises(BadInput, match=r"budget\.steps and budget\.tokens are both set; keep one"):
         Budget(steps=10, tokens=1e5).horizon(RATES)
 
 

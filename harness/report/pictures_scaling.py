@@ -209,7 +209,7 @@ def plain_log(ax: Axes) -> None:
 
 def _law_key(palette: Palette, colour: str, marker: str, one: Series, law: Scaling) -> list[Artist]:
     handles: list[Artist] = [Line2D([], [], color=colour, marker=marker, markersize=4.5, label="fit and fitted points")]
-    if law.fit is not None:
+    if law.recorded is not None:
         handles.append(Patch(color=colour, alpha=0.25, linewidth=0, label="95 % prediction"))
     if law.predicted_size is not None:
         dashes = (0, (4, 2.5))

@@ -31,7 +31,7 @@ ARGUMENTS = [
 
 def command(results: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, *ARGUMENTS, f"results={results}"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        [sys.executable, *ARGUMENTS, f"results={results}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
 
 

@@ -353,7 +353,7 @@ def test_other_optimizers_evaluate_the_parameters_themselves() -> None:
 
 @pytest.mark.parametrize("rate", [-1e-3, float("nan"), float("inf")])
 def test_bad_learning_rates_are_refused(rate: float) -> None:
-    with pytest.raises(BadInput, match="optimizer.learning_rate"):
+    with pytest.raises(BadInput, match=r"optimizer\.learning_rate"):
         replace(make("adamw"), learning_rate=rate).validate()
 
 

@@ -166,7 +166,7 @@ def test_updates_are_flat_in_width_under_mup_and_grow_under_sp(name: str) -> Non
 
 
 def test_the_activations_are_those_of_the_model() -> None:
-    """The check looks at a forward pass written out above: its logits must be the model's own, from its own hidden layers."""
+    """The check looks at forward passes written out above; their logits must be the models' own."""
     model = _TOKENS.replace(width=8, depth=2, residual_scale=0.7, output_scale=0.3)
     params = model.init(jax.random.key(0))
     batch = model.batch(dict(model.load().arrays), jax.random.key(1), jnp.int32(0))

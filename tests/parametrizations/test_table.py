@@ -210,7 +210,7 @@ def test_leaves_that_exist_at_some_widths_only_are_refused() -> None:
 
 def test_bad_base_widths_are_refused() -> None:
     for name in PARAMETRIZATIONS:
-        with pytest.raises(BadInput, match="parametrization.base_width=0"):
+        with pytest.raises(BadInput, match=r"parametrization\.base_width=0"):
             PARAMETRIZATIONS[name](base_width=0).validate()
 
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import yaml
 
-from harness.laws import LAWS, fit, prediction_verdict, straight_line
-from harness.laws.fit import Prediction
-from harness.records.files import write_json
+from harness.analysis import Cell
+from harness.config import StudyConfig
 from harness.records.store import Store
-from harness.transfer import Transfer, learning_rate_transfer
+from harness.study import investigate, write_outcome
+from harness.sweep import Point, points_of
 
 WIDTHS = (16, 24, 32, 48, 64, 96)
 RATES = tuple(range(-9, -3))
@@ -24,7 +24,7 @@ PACKAGES = json.dumps({"jax": "0.10.2", "numpy": "2.4.6", "python": "3.11.9"})
 
 
 def params(width: float) -> int:
-    return int(24 * width**2 + 512 * width)
+    return int(24 * width**2 + 517 * width)  # of the language model, 2 layers, 256 bytes
 
 
 def loss_of(series: str, width: float, log_lr: float, seed: int) -> float:
@@ -159,99 +159,34 @@ def write_rows(root: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     Store(root).append(rows, {entry["trial"]: curve(entry) for entry in rows})
 
 
-def transfer_of(rows: Sequence[Mapping[str, Any]], series: str) -> Transfer:
-    chosen = [entry for entry in rows if entry["parametrization"] == series]
+class FakeTraining:
+    """Points -> cells, as harness.study trains them, with made-up losses recorded in the store at `root`."""
 
-    def column(name: str) -> np.ndarray:
-        return np.array([entry[name] for entry in chosen])
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.rows: list[dict[str, Any]] = []
 
-    return learning_rate_transfer(
-        column("workload.width"),
-        column("optimizer.learning_rate"),
-        column("final_loss"),
-        column("seed"),
-        column("status") == "diverged",
-        base_scale=min(WIDTHS),
-    )
+    def __call__(self, points: Sequence[Point]) -> list[Cell]:
+        began = "2999-01-02T10:30:00+00:00"  # after any prediction that is written now
+        new = [
+            row(
+                len(self.rows) + i,
+                point["parametrization"],
+                point["workload.width"],
+                float(np.log2(point["optimizer.learning_rate"])),
+                point["seed"],
+                began,
+            )
+            for i, point in enumerate(points)
+        ]
+        self.rows += new
+        write_rows(self.root, new)
+        return [Cell(point, entry) for point, entry in zip(points, new, strict=True)]
 
 
 def make(root: Path) -> None:
-    """A whole study: sweep, analyses, prediction, predicted trials, claims."""
+    """A whole study by the harness's own hands, but for the training: sweep, prediction, predicted trials, claims."""
     write_study(root)
-    rows = sweep_rows()
-    write_rows(root, rows)
-    transfers = {series: transfer_of(rows, series) for series in DRIFT}
-    write_json(root / "transfer.json", {series: found.to_json() for series, found in transfers.items()})
-    fits, predictions, predicted, claims = {}, {}, [], []
-    for series, found in transfers.items():
-        inputs = np.array([params(width) for width in WIDTHS], np.float64)
-        law = fit(
-            LAWS["power_law_offset"](),
-            {"N": inputs},
-            found.loss_at_best,
-            stderr=found.loss_at_best_stderr_paired,
-            stderr_dof=found.dof,
-        )
-        fits[series] = law.to_json() | {"x": "params", "inputs": inputs, "fitted": law.losses}
-        at = law.predict({"N": [params(SCALE)]}, noise=float(found.noise.paired * found.loss_at_best[-1] / np.sqrt(2)))
-        rate, line = found.best_lr_at(SCALE), float(straight_line(inputs, found.loss_at_best, params(SCALE)))
-        predictions[series] = {
-            "x": "params",
-            "size": params(SCALE),
-            "learning_rate": rate,
-            "loss": float(at.mean[0]),
-            "low": float(at.low[0]),
-            "high": float(at.high[0]),
-            "straight_line": line,
-            "fitted_losses": law.losses,
-        }
-        new = [
-            row(10_000 + len(predicted) + seed, series, SCALE, float(np.log2(rate)), seed, "2026-01-02T10:30:00+00:00")
-            for seed in (0, 1)
-        ]
-        predicted += new
-        observed = float(np.mean([entry["final_loss"] for entry in new]))
-        verdict = prediction_verdict(Prediction(*at), observed, law.losses, line)
-        claims.append((series, verdict))
-    write_json(root / "fit.json", fits)
-    write_json(
-        root / "prediction.json",
-        {
-            "written_at": "2026-01-02T10:15:00+00:00",
-            "sweep": "00",
-            "scale": SCALE,
-            "seeds": [0, 1],
-            "series": predictions,
-        },
-    )
-    write_rows(root, predicted)
-    write_json(root / "claims.json", _claims(transfers, dict(claims)))
-
-
-def _claims(transfers: Mapping[str, Transfer], verdicts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    out = []
-    for claim in STUDY["claims"]:
-        kind = "drift" if "drift" in claim else "prediction"
-        series = claim[kind]["parametrization"]
-        if kind == "prediction":
-            verdict = verdicts[series]
-            out.append(
-                {
-                    "claim": claim,
-                    "verdict": verdict.verdict,
-                    "evidence": {"reason": verdict.reason, **verdict.evidence},
-                }
-            )
-            continue
-        entry = transfers[series].to_json()
-        expected = {"zero": "transfers", "nonzero": "does_not_transfer"}[claim["expect"]]
-        verdict = (
-            "undecided"
-            if entry["verdict"] == "undecided"
-            else "supported"
-            if entry["verdict"] == expected
-            else "refuted"
-        )
-        keys = ("drift_exponent", "drift_ci90", "drift_ci95", "verdict", "reason")
-        out.append({"claim": claim, "verdict": verdict, "evidence": {key: entry[key] for key in keys}})
-    return out
+    study = StudyConfig(**STUDY)
+    outcome = investigate(study, points_of(study.sweep), FakeTraining(root), root)
+    write_outcome(root, outcome)

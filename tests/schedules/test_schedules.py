@@ -26,7 +26,7 @@ TWENTY_STEPS = ("10%", "20 steps", "320 examples", "20480 tokens", "2 epochs", "
 
 @dataclass(frozen=True)
 class Row:
-    """values: fields that are not the default. closed: multiplier after a warmup of 20 of 200 steps. end: at the horizon."""
+    """values: fields, not defaults. closed: multiplier after a warmup of 20 of 200 steps. end: at the horizon."""
 
     values: dict[str, Any]
     closed: Callable[[float], float]
@@ -127,7 +127,7 @@ def test_bad_durations_are_refused_before_anything_compiles(name: str, text: str
 def test_bad_final_values_are_refused(final: float) -> None:
     for name in NAMES:
         if hasattr(SCHEDULES[name](), "final"):
-            with pytest.raises(BadInput, match="schedule.final"):
+            with pytest.raises(BadInput, match=r"schedule\.final"):
                 SCHEDULES[name](final=final).validate()
 
 

@@ -303,7 +303,7 @@ def test_a_context_longer_than_a_split_is_refused() -> None:
         SMALL.replace(context=10_000_000).load()
     longest = len(SMALL.load().arrays["test"]) - 1
     SMALL.replace(context=longest).load()
-    with pytest.raises(BadInput, match="the (validation|test) split"):
+    with pytest.raises(BadInput, match=r"the (validation|test) split"):
         SMALL.replace(context=longest + 1).load()
 
 
