@@ -67,7 +67,7 @@ class LawResult:
         return self.fit.to_json() | {"x": self.x, "points": points, "curve": self._curve()}
 
     def _curve(self) -> dict[str, list[float]]:
-        """The law with its 95% interval for a new mean like the fitted ones, from 0.8 x the smallest size to 4 x the largest."""
+        """The law with its 95% interval for a new mean, from 0.8 x the smallest size to 4 x the largest."""
         sizes = np.geomspace(0.8 * self.losses.inputs.min(), 4 * self.losses.inputs.max(), 64)
         # One call a size: each then sees the same random numbers, and the band is smooth.
         each = [self.fit.predict({"N": [size]}) for size in sizes]
@@ -83,19 +83,26 @@ def label(point: Point, axis: str) -> str:
 
 def settings_of(study: StudyConfig) -> tuple[str | None, str | None, str | None]:
     """(transfer axis, law name, law's input column) that the study's analyses ask for."""
-    axis = law = column = None
+    axis: str | None = None
+    law: str | None = None
+    column: str | None = None
     for analysis in study.analyses:
         match dict(analysis):
-            case {"transfer": str(axis), **rest} if not rest:
-                pass
-            case {"law": str(law), "x": str(column), **rest} if not rest:
-                LAWS[law]
+            case {"transfer": str(key), **rest} if not rest:
+                axis = key
+            case {"law": str(name), "x": str(key), **rest} if not rest:
+                LAWS[name]
+                law, column = name, key
             case _:
-                raise BadInput(f"analysis {dict(analysis)} is not known; write {{transfer: KEY}} or {{law: NAME, x: COLUMN}}")
+                raise BadInput(
+                    f"analysis {dict(analysis)} is not known; write {{transfer: KEY}} or {{law: NAME, x: COLUMN}}"
+                )
     if axis is not None and axis not in study.sweep:
         raise BadInput(f"the analysis 'transfer: {axis}' needs {axis} in the sweep. {nearest(axis, study.sweep)}")
     if law is not None and axis is None:
-        raise BadInput("a law is fitted to the loss at each scale's best learning rate: add the analysis 'transfer: KEY'")
+        raise BadInput(
+            "a law is fitted to the loss at each scale's best learning rate: add the analysis 'transfer: KEY'"
+        )
     return axis, law, column
 
 
@@ -132,6 +139,18 @@ def rerun_points(study: StudyConfig, points: Sequence[Point], found: Mapping[str
     The rate is the one on the fitted drift line, as for the prediction: single scales' optima carry more noise.
     """
     axis, _, _ = settings_of(study)
+    if axis is None:
+        return []
+    return [
+        {**point, LEARNING_RATE: found[name].best_lr_at(float(point[axis]))}
+        for point in rerun_layout(study, points)
+        if found[name := label(point, axis)].drift is not None
+    ]
+
+
+def rerun_layout(study: StudyConfig, points: Sequence[Point]) -> list[Point]:
+    """The rerun's points before their learning rates are known: each matching series and scale on the rerun's seeds."""
+    axis, _, _ = settings_of(study)
     if not study.rerun or axis is None:
         return []
     seeds = values_of("seed", study.rerun.get("seed"))
@@ -142,12 +161,20 @@ def rerun_points(study: StudyConfig, points: Sequence[Point], found: Mapping[str
             chosen.setdefault((label(point, axis), float(point[axis])), point)
     if not chosen:
         raise BadInput(f"the rerun's keys {wanted} match no point of the sweep")
-    return [
-        {**point, LEARNING_RATE: found[name].best_lr_at(scale), "seed": seed}
-        for (name, scale), point in chosen.items()
-        if found[name].drift is not None
-        for seed in seeds
-    ]
+    return [{**point, "seed": seed} for point in chosen.values() for seed in seeds]
+
+
+def predict_layout(study: StudyConfig, points: Sequence[Point]) -> list[Point]:
+    """The predicted points before their learning rates are known: every series that a law is fitted to."""
+    axis, law, _ = settings_of(study)
+    if not study.predict or axis is None or law is None:
+        return []
+    if axis not in study.predict:
+        raise BadInput(f"study.predict needs {axis}, the scale to predict at")
+    fitted = rerun_layout(study, points) or points
+    seeds = values_of("seed", study.predict.get("seed", sorted({point.get("seed", 0) for point in fitted})))
+    examples = {label(point, axis): point for point in fitted}
+    return [{**point, axis: study.predict[axis], "seed": seed} for point in examples.values() for seed in seeds]
 
 
 def laws(
@@ -160,7 +187,9 @@ def laws(
     if axis is None or law is None or column is None:
         return fitted, reasons
     if study.rerun and not rerun:
-        return fitted, {name: f"no scale has a fitted best learning rate to rerun: {t.reason}" for name, t in found.items()}
+        return fitted, {
+            name: f"no scale has a fitted best learning rate to rerun: {t.reason}" for name, t in found.items()
+        }
     for name, members in by_series(rerun or swept, axis).items():
         inputs = {float(cell.row[axis]): float(cell.row[column]) for cell in members}
         try:
@@ -190,26 +219,23 @@ def _swept_losses(transfer: Transfer, cells: Sequence[Cell], inputs: Mapping[flo
 
 
 def _rerun_losses(cells: Sequence[Cell], axis: str, inputs: Mapping[float, float]) -> Losses:
-    """Means over the rerun's seeds, with the noise of a two-way layout (scale x seed) of log losses. Own.
+    """Means over the rerun's seeds with each scale's own standard error, because small scales are noisier.
 
-    Raises BadInput if a rerun diverged: then the chosen learning rate was no optimum.
+    The noise of a new mean is taken to be that of the largest scale. Raises BadInput if a rerun diverged: then the chosen
+    learning rate was no optimum.
     """
     scales, seeds = sorted(inputs), sorted({int(cell.row["seed"]) for cell in cells})
     by_cell = {(float(cell.row[axis]), int(cell.row["seed"])): float(cell.row["final_loss"]) for cell in cells}
     table = np.array([[by_cell[scale, seed] for seed in seeds] for scale in scales])
     if not np.isfinite(table).all():
         raise BadInput("a rerun at a fitted best learning rate diverged; sweep more seeds or a finer grid of rates")
-    log_loss = np.log(table)
-    residual = log_loss - log_loss.mean(axis=1, keepdims=True) - log_loss.mean(axis=0, keepdims=True) + log_loss.mean()
-    dof = (len(scales) - 1) * (len(seeds) - 1)
-    paired = float(np.sqrt(np.sum(residual**2) / dof)) if dof else np.nan
-    seed_noise = float(np.sqrt(np.mean(log_loss.var(axis=1, ddof=1)))) if len(seeds) > 1 else np.nan
-    mean = np.exp(log_loss.mean(axis=1))
+    spread = table.std(axis=1, ddof=1) if len(seeds) > 1 else np.full(len(scales), np.nan)
+    relative = float(spread[-1] / table[-1].mean())
     return Losses(
         scales=np.array(scales),
         inputs=np.array([inputs[scale] for scale in scales]),
-        mean=mean,
-        stderr=mean * paired / np.sqrt(len(seeds)),
-        noise=SeedNoise(seed=seed_noise, paired=paired, residual=np.nan, dof=dof),
+        mean=table.mean(axis=1),
+        stderr=spread / np.sqrt(len(seeds)),
+        noise=SeedNoise(seed=relative, paired=relative, residual=np.nan, dof=len(seeds) - 1),
         seeds=tuple(seeds),
     )

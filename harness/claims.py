@@ -40,7 +40,10 @@ def _check(
     name = "/".join(str(value) for value in dict(claim[kind] or {}).values()) or "all"
     known: Mapping[str, Any] = found if kind == "drift" else predictions
     if name not in known:
-        return {"verdict": "undecided", "evidence": {"reason": f"there is no series '{name}'; there are: {', '.join(known)}"}}
+        return {
+            "verdict": "undecided",
+            "evidence": {"reason": f"there is no series '{name}'; there are: {', '.join(known)}"},
+        }
     if kind == "prediction":
         verdict = predictions[name]
         return {"verdict": verdict.verdict, "evidence": {"reason": verdict.reason, **verdict.evidence}}

@@ -23,7 +23,7 @@ def _float_fields(cls: type) -> tuple[str, ...]:
 
 def traced(component: Any) -> dict[str, float]:
     """The traced numbers of a component: field name -> value."""
-    values = {name: getattr(component, name) for name in _float_fields(type(component))}
+    values = {name: getattr(component, name) for name in _float_fields(type(component))}  # type: ignore[arg-type]
     return {name: float(value) for name, value in values.items() if value is not None}
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -68,7 +69,7 @@ class EngineConfig:
 
 
 @functools.cache
-def schema(cls: type, named: bool = True) -> type:
+def schema(cls: type[Any], named: bool = True) -> type[Any]:
     """A mutable twin of a frozen component class, with its name as a field, which is what Hydra can override."""
     hints = typing.get_type_hints(cls)
     fields = [(f.name, hints[f.name], field(default=f.default)) for f in dataclasses.fields(cls)]
@@ -76,7 +77,7 @@ def schema(cls: type, named: bool = True) -> type:
     return dataclasses.make_dataclass(f"{cls.__name__}Config", name + fields)
 
 
-_defaults = {f.name: f.default for f in dataclasses.fields(Trial)}
+_defaults: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(Trial)}
 
 
 @dataclass
@@ -150,7 +151,7 @@ def register_schemas() -> None:
     store.store(group="tracker", name="wandb", node=TrackerConfig(name="wandb"))
     for group, registry in COMPONENTS.items():
         for name in registry:
-            store.store(group=group, name=name, node=schema(registry[name]))
+            store.store(group=group, name=name, node=schema(registry[name]))  # type: ignore[arg-type]
 
 
 register_schemas()
@@ -171,6 +172,26 @@ def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
             return compose(name, list(overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(name, overrides, error) from None
+
+
+def compose_study(arguments: Sequence[str]) -> DictConfig:
+    """Compose conf/study.yaml. `study.KEY=VALUE` replaces that part of the study whole, and may add to base and sweep.
+
+    (Hydra's own overrides would merge an axis such as {log2: ...} into the one that it is to replace.)
+    """
+    config = compose_config("study", [word for word in arguments if not word.startswith("study.")])
+    known = [f.name for f in dataclasses.fields(StudyConfig)]
+    for word in arguments:
+        key, equals, value = word.partition("=")
+        if not key.startswith("study."):
+            continue
+        if not equals or key.split(".")[1] not in known:
+            raise BadInput(f"unknown argument '{word}'. {nearest(key.split('.')[1], known)}")
+        try:
+            OmegaConf.update(config, key, OmegaConf.create(f"value: {value}").value, merge=False, force_add=True)
+        except (OmegaConfBaseException, yaml.YAMLError) as error:
+            raise BadInput(f"{word}: {str(error).splitlines()[0]}") from None
+    return config
 
 
 def explain(name: str, overrides: Iterable[str], error: Exception) -> BadInput:
@@ -197,8 +218,8 @@ def explain(name: str, overrides: Iterable[str], error: Exception) -> BadInput:
 
 def flat_keys(config: DictConfig, prefix: str = "") -> list[str]:
     """All dotted keys of a config, inner nodes included."""
-    keys = []
-    for key in config:
+    keys: list[str] = []
+    for key in map(str, config):
         keys.append(f"{prefix}{key}")
         if not OmegaConf.is_missing(config, key) and isinstance(config[key], DictConfig):
             keys += flat_keys(config[key], f"{prefix}{key}.")
@@ -227,19 +248,23 @@ def with_values(trial: Trial, values: Mapping[str, Any]) -> Trial:
         changes.setdefault(part, {})[name] = value
     for part, fields in changes.items():
         target = trial if not part else getattr(trial, part)
-        checked = {name: _checked(type(target), f"{part}.{name}".strip("."), name, value) for name, value in fields.items()}
+        checked = {
+            name: _checked(type(target), f"{part}.{name}".strip("."), name, value) for name, value in fields.items()
+        }
         changed = dataclasses.replace(target, **checked)
-        trial = changed if not part else dataclasses.replace(trial, **{part: changed})  # type: ignore[assignment]
+        whole: dict[str, Any] = {part: changed}
+        trial = changed if not part else dataclasses.replace(trial, **whole)
     return trial
 
 
-def _checked(cls: type, key: str, name: str, value: Any) -> Any:
+def _checked(cls: type[Any], key: str, name: str, value: Any) -> Any:
     """`value` as the field's type."""
     kinds = {f.name: f.type for f in dataclasses.fields(cls)}
     if name not in kinds:
         raise BadInput(f"unknown key '{key}'. {nearest(name, kinds)}")
     try:
-        node = OmegaConf.structured(schema(cls, named=False) if cls is not Trial else TrialConfig)
+        mutable = TrialConfig if cls is Trial else schema(cls, named=False)  # type: ignore[arg-type]
+        node = OmegaConf.structured(mutable)
         node[name] = value
         return node[name]
     except OmegaConfBaseException as error:

@@ -19,33 +19,56 @@ _GUESSED_RATE = 1.2e11  # Pack.step_work per second and CPU core
 _GUESSED_COMPILE = 4.0  # seconds per program
 
 
-def show(console: Console, study: StudyConfig, trials: Sequence[Trial], store: Store, settings: Settings) -> None:
-    """Print the plan of what is missing."""
+def show(
+    console: Console,
+    study: StudyConfig,
+    trials: Sequence[Trial],
+    later: Sequence[Trial],
+    store: Store,
+    settings: Settings,
+) -> None:
+    """Print the plan of what is missing. later: what follows the sweep, at learning rates that it will choose."""
     finished = store.finished()
-    missing = [trial for trial in trials if trial.id not in finished]
     local = devices.local_devices()
-    packs, notes = make_packs(missing, local, local.memory(settings.memory_gb), settings.pack_size)
-    table = Table("workload", "width", "trials", "steps", "FLOPs", "estimated time", title=f"{study.name}: {study.question}")
+    memory = local.memory(settings.memory_gb)
+    missing = [trial for trial in trials if trial.id not in finished]
+    packs, notes = make_packs(missing, local, memory, settings.pack_size)
+    followers, _ = make_packs(later, local, memory, settings.pack_size)
     past = _past_rate(store, trials)
-    total = 0.0
-    for pack in packs:
-        seconds = _seconds(pack, past, local.count)
-        total += seconds
-        flops = len(pack.trials) * pack.horizon * pack.static.workload.matmul_flops()
-        workload = pack.static.workload
-        row = (workload.name, workload.width, len(pack.trials), pack.horizon, f"{flops:.3g}", f"{seconds:.0f} s")
-        table.add_row(*(str(entry) for entry in row))
+    rate = past or _GUESSED_RATE * local.count
+    columns = ("stage", "workload", "width", "packs", "trials", "steps", "FLOPs", "estimated time")
+    table = Table(*columns, title=f"{study.name}: {study.question}")
+    for stage, members in (("sweep", packs), ("then", followers)):
+        for group in _by_program(members):
+            table.add_row(stage, *_row(group, rate))
     console.print(table)
     for note in notes:
         console.print(note, highlight=False)
-    known = len(trials) - len(missing)
-    programs = len({pack.signature for pack in packs})
+    programs = len({pack.signature for pack in (*packs, *followers)})
+    seconds = sum(pack.horizon * pack.step_work for pack in (*packs, *followers)) / rate
     console.print(
-        f"{len(missing)} trials to train in {len(packs)} packs and {programs} programs ({known} already recorded), about "
-        f"{total + _GUESSED_COMPILE * programs / local.count:.0f} s on {local.count} x {local.kind}"
+        f"{len(missing)} trials to train in {len(packs)} packs, then {len(later)} more; {programs} programs; "
+        f"{len(trials) - len(missing)} already recorded; about "
+        f"{seconds + _GUESSED_COMPILE * programs / local.count:.0f} s on {local.count} x {local.kind}"
         f"{'' if past else ' (a guess: nothing of this kind is recorded yet)'}",
         highlight=False,
     )
+
+
+def _by_program(packs: Sequence[Pack]) -> list[list[Pack]]:
+    groups: dict[object, list[Pack]] = {}
+    for pack in packs:
+        groups.setdefault((pack.signature, pack.horizon), []).append(pack)
+    return list(groups.values())
+
+
+def _row(packs: Sequence[Pack], rate: float) -> list[str]:
+    workload, horizon = packs[0].static.workload, packs[0].horizon
+    trials = sum(len(pack.trials) for pack in packs)
+    flops = trials * horizon * workload.matmul_flops()
+    seconds = sum(pack.horizon * pack.step_work for pack in packs) / rate
+    numbers = (workload.width, len(packs), trials, horizon, f"{flops:.3g}", f"{seconds:.0f} s")
+    return [workload.name, *map(str, numbers)]
 
 
 def _past_rate(store: Store, trials: Sequence[Trial]) -> float | None:
@@ -57,7 +80,3 @@ def _past_rate(store: Store, trials: Sequence[Trial]) -> float | None:
         if row and row["status"] == "ok" and row["train_s"]:
             rates.append(trial.horizon * Pack(trial.static(), (trial,), 1).step_work / row["train_s"])
     return float(np.median(rates)) if rates else None
-
-
-def _seconds(pack: Pack, rate: float | None, count: int) -> float:
-    return pack.horizon * pack.step_work / (rate or _GUESSED_RATE * count)

@@ -109,7 +109,9 @@ def judge(entry: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], written_a
         return PredictionVerdict("undecided", "The predicted trials have not been trained.", {})
     if min(row["started_at"] for row in rows) < written_at:
         return PredictionVerdict(
-            "undecided", "The predicted trials were trained before this prediction was written down; use other seeds.", {}
+            "undecided",
+            "The predicted trials were trained before this prediction was written down; use other seeds.",
+            {},
         )
     observed = float(np.mean([row["final_loss"] for row in rows]))
     predicted = Prediction(*(np.array([entry[key]]) for key in ("loss", "low", "high")))

@@ -116,10 +116,9 @@ def _trials(store: Store, config: RunsConfig) -> None:
         rows = _select(view, names, config)
         shown = _limited(rows, config)
         wanted = _named(config.columns, names)
-        if config.export or wanted:
-            columns = wanted or view.names
-        else:
-            columns = [name for name in view.names if name not in BULKY]
+        columns = (
+            wanted or view.names if config.export or wanted else [name for name in view.names if name not in BULKY]
+        )
         return names, view.read(columns, shown), len(rows)
 
     names, table, total = store.read(choose)

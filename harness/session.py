@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from harness.engine import devices
 from harness.engine.runner import Observer, Runner, Settings, Summary
@@ -24,8 +24,8 @@ def store_of(config: DictConfig, study: str) -> Store:
 
 
 def settings_of(config: DictConfig) -> Settings:
-    values = OmegaConf.to_container(config.engine)
-    return Settings(**{f.name: values[f.name] for f in dataclasses.fields(Settings)})  # type: ignore[index,call-overload]
+    """The engine's settings of a command."""
+    return Settings(**{f.name: config.engine[f.name] for f in dataclasses.fields(Settings)})
 
 
 def train(trials: Sequence[Trial], config: DictConfig, store: Store) -> Summary:

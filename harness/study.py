@@ -29,12 +29,14 @@ from harness.analysis import (
     by_series,
     label,
     laws,
+    predict_layout,
+    rerun_layout,
     rerun_points,
     settings_of,
     transfers,
 )
 from harness.claims import check_claims, validate
-from harness.config import StudyConfig, compose_config, options
+from harness.config import StudyConfig, compose_study, options
 from harness.laws import PredictionVerdict
 from harness.prediction import FILE, Target, fingerprint, judge, trial_points, write_down
 from harness.records.files import atomic_write_text, write_json
@@ -50,8 +52,7 @@ def main(argv: list[str]) -> int:
     if cli.wants_help(argv):
         print(f"{(__doc__ or '').strip()}\n\nstudies: {', '.join(options('study'))}")
         return 0
-    # Base and sweep are open mappings: their keys may be added from the command line without Hydra's "+".
-    config = compose_config("study", [f"++{word}" if word.startswith("study.") else word for word in argv])
+    config = compose_study(argv)
     study = OmegaConf.to_object(config.study)
     if not isinstance(study, StudyConfig):
         raise BadInput(f"study={config.study} is not a study; there are: {', '.join(options('study'))}")
@@ -64,7 +65,8 @@ def main(argv: list[str]) -> int:
     trials = trials_of(study, points)
     store = session.store_of(config, study.name)
     console = Console()
-    plan.show(console, study, trials, store, session.settings_of(config))
+    later = trials_of(study, [*rerun_layout(study, points), *predict_layout(study, points)])
+    plan.show(console, study, trials, later, store, session.settings_of(config))
     if config.dry_run:
         return 0
     _write_study(store, config, trials)
@@ -125,12 +127,12 @@ def _train(study: StudyConfig, config: DictConfig, store: Store, points: Sequenc
     return [Cell(point, rows[trial.id]) for point, trial in zip(points, trials, strict=True)]
 
 
-def _target(study: StudyConfig, points: Sequence[Point], fitted: Mapping[str, LawResult]) -> tuple[Target, dict[str, Point]]:
+def _target(
+    study: StudyConfig, points: Sequence[Point], fitted: Mapping[str, LawResult]
+) -> tuple[Target, dict[str, Point]]:
     """What to predict, and the keys that name each fitted series."""
     axis, _, column = settings_of(study)
     assert axis is not None
-    if axis not in study.predict:
-        raise BadInput(f"study.predict needs {axis}, the scale to predict at")
     examples = {name: next(p for p in points if label(p, axis) == name) for name in fitted}
     series = {name: {key: p[key] for key in p if key not in (axis, *NOT_SERIES)} for name, p in examples.items()}
     at_scale = trials_of(study, [{**p, axis: study.predict[axis]} for p in examples.values()])
@@ -172,7 +174,9 @@ def _show(console: Console, store: Store, outcome: Outcome) -> None:
         for name, transfer in outcome.transfers.items():
             entry = transfer.to_json()
             low, high = entry["drift_ci95"]
-            table.add_row(name, _number(entry["drift_exponent"]), f"{_number(low)} to {_number(high)}", entry["verdict"])
+            table.add_row(
+                name, _number(entry["drift_exponent"]), f"{_number(low)} to {_number(high)}", entry["verdict"]
+            )
         console.print(table)
     if outcome.claims:
         table = Table("claim", "verdict", "why", title="Claims")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.config import COMPONENTS, StudyConfig, compose_config, trial_from, with_values
@@ -26,13 +26,17 @@ def values_of(key: str, axis: Any) -> list[Any]:
         case {"log2": [low, high, *rest], **others} if len(rest) <= 1 and not others:
             step = float(rest[0]) if rest else 1.0
             if step <= 0 or high < low:
-                raise BadInput(f"sweep.{key}: log2 needs [low, high] or [low, high, step] with low <= high and step > 0")
+                raise BadInput(
+                    f"sweep.{key}: log2 needs [low, high] or [low, high, step] with low <= high and step > 0"
+                )
             return [2.0 ** (low + i * step) for i in range(int((high - low) / step + 1e-9) + 1)]
         case {"range": [int(first), int(last)], **others} if first <= last and not others:
             return list(range(first, last + 1))
         case int() | float() | str() | bool():
             return [axis]
-    raise BadInput(f"sweep.{key}={axis} is not an axis; write a list, {{log2: [low, high]}} or {{range: [first, last]}}, one of them")
+    raise BadInput(
+        f"sweep.{key}={axis} is not an axis; write a list, {{log2: [low, high]}} or {{range: [first, last]}}, one of them"
+    )
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> Point:
@@ -55,7 +59,7 @@ def points_of(sweep: Mapping[str, Any]) -> list[Point]:
     return [dict(zip(axes, combination, strict=True)) for combination in itertools.product(*axes.values())]
 
 
-def trials_of(study: StudyConfig, points: list[Point]) -> list[Trial]:
+def trials_of(study: StudyConfig, points: Sequence[Point]) -> list[Trial]:
     """One validated trial for every point. Groups (workload, optimizer, ...) are composed once per combination."""
     base = flatten(study.base)
     composed: dict[tuple[Any, ...], Trial] = {}

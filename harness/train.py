@@ -1,6 +1,7 @@
-"""Train one trial, or with -m a sweep of them.
+r"""Train one trial, or with -m a sweep of them.
 
-    python -m harness.train workload=language_model workload.width=64 optimizer=adamw optimizer.learning_rate=3e-3 budget.tokens=1e6
+    python -m harness.train workload=language_model workload.width=64 optimizer=adamw \
+        optimizer.learning_rate=3e-3 budget.tokens=1e6
     python -m harness.train -m workload.width=32,64 optimizer.learning_rate=1e-3,3e-3,1e-2 'seed=range(4)'
 
 A sweep's jobs are grouped into packs and trained in this process, each with its own row, curve and resolved configuration
@@ -27,7 +28,16 @@ from harness.records.files import atomic_write_text
 from harness.records.store import Store
 from harness.trial import Trial
 
-_SHOWN = ("trial", "status", "workload.width", "optimizer.learning_rate", "parametrization", "seed", "final_loss", "test_loss")
+_SHOWN = (
+    "trial",
+    "status",
+    "workload.width",
+    "optimizer.learning_rate",
+    "parametrization",
+    "seed",
+    "final_loss",
+    "test_loss",
+)
 
 
 def main(argv: list[str]) -> int:

@@ -61,8 +61,8 @@ class Trial:
     """One training run. Two trials with the same `id` are the same computation.
 
     evaluations: how often the validation split is evaluated, evenly spread, the last time at the horizon.
-    data_seed: which batches are seen, and in what order (null: the seed's). divergence_factor: a training loss above this multiple of the
-    first step's loss (or a non-finite one) ends the trial as diverged.
+    data_seed: which batches are seen, and in what order (null: the seed's). divergence_factor: a training loss above this
+    multiple of the first step's loss (or a non-finite one) ends the trial as diverged.
     """
 
     name: ClassVar[str] = "trial"
@@ -150,9 +150,7 @@ class Trial:
         return Static(
             workload=components.erase(self.workload),
             optimizer=components.erase(self.optimizer),
-            schedule=dataclasses.replace(
-                components.erase(self.schedule), **dict.fromkeys(self.schedule.durations, "")
-            ),
+            schedule=dataclasses.replace(components.erase(self.schedule), **dict.fromkeys(self.schedule.durations, "")),
             precision=self.precision,
             capacity=1 << int(longest - 1).bit_length(),
         )

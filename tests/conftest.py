@@ -21,4 +21,4 @@ def results(tmp_path: Path) -> Iterator[Path]:
     """An empty results folder."""
     folder = tmp_path / "results"
     folder.mkdir()
-    yield folder
+    return folder

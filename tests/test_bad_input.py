@@ -80,7 +80,7 @@ def read_only(tmp_path: Path) -> Iterator[Path]:
     """A results folder in which nothing can be created, even by root: a file stands in its place."""
     folder = tmp_path / "occupied"
     folder.write_text("not a folder")
-    yield folder
+    return folder
 
 
 def test_results_that_cannot_be_written(read_only: Path, capsys: pytest.CaptureFixture[str]) -> None:

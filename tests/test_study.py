@@ -49,9 +49,7 @@ def test_axes() -> None:
 def test_points_are_the_product_and_nested_keys_replace_dotted_ones() -> None:
     sweep = {"workload.width": [8], "seed": [0, 1], "workload": {"width": [16, 32]}}
     assert flatten(sweep) == {"workload.width": [16, 32], "seed": [0, 1]}
-    assert points_of(sweep) == [
-        {"workload.width": width, "seed": seed} for width in (16, 32) for seed in (0, 1)
-    ]
+    assert points_of(sweep) == [{"workload.width": width, "seed": seed} for width in (16, 32) for seed in (0, 1)]
 
 
 def test_regression_study_predicts_then_trains_and_hits(results: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -109,9 +109,7 @@ class Workload:
         """Training loss (scalar, mean over the batch) and auxiliary scalars."""
         raise NotImplementedError
 
-    def evaluate(
-        self, params: Params, data: Mapping[str, Array], split: str
-    ) -> dict[str, Array]:
+    def evaluate(self, params: Params, data: Mapping[str, Array], split: str) -> dict[str, Array]:
         """Scalars on the whole held-out `split` ("validation" or "test"). Holds "loss" and the metric's name."""
         raise NotImplementedError
 

@@ -55,9 +55,15 @@ class LanguageModel(Workload):
     def validate(self) -> None:
         super().validate()
         if self.heads < 1 or self.width % self.heads:
-            raise BadInput(f"workload.width={self.width} is not divisible by workload.heads={self.heads}; choose a width that is a multiple of the heads")
+            raise BadInput(
+                f"workload.width={self.width} is not divisible by workload.heads={self.heads}; choose a width that is a "
+                f"multiple of the heads"
+            )
         if self.head_size % 2:
-            raise BadInput(f"the head size workload.width / workload.heads = {self.head_size} must be even for rotary embeddings; choose a width that is a multiple of {2 * self.heads}")
+            raise BadInput(
+                f"the head size workload.width / workload.heads = {self.head_size} must be even for rotary embeddings; "
+                f"choose a width that is a multiple of {2 * self.heads}"
+            )
         if self.context < 1 or self.evaluation_sequences < 1:
             raise BadInput("workload.context and workload.evaluation_sequences must be at least 1")
 
@@ -66,7 +72,10 @@ class LanguageModel(Workload):
         splits = {"train": corpus.train, "validation": corpus.validation, "test": corpus.test}
         for split, tokens in splits.items():
             if len(tokens) <= self.context:
-                raise BadInput(f"the {split} split of corpus '{self.corpus}' has {len(tokens)} tokens, fewer than workload.context={self.context} + 1; use a longer corpus or a shorter context")
+                raise BadInput(
+                    f"the {split} split of corpus '{self.corpus}' has {len(tokens)} tokens, fewer than "
+                    f"workload.context={self.context} + 1; use a longer corpus or a shorter context"
+                )
         return Data(splits, corpus.info, examples=(len(corpus.train) - 1) // self.context)
 
     def data_key(self) -> Hashable:
@@ -102,7 +111,9 @@ class LanguageModel(Workload):
     def batch(self, data: Mapping[str, Array], key: Array, step: Array) -> Batch:
         """(B, T + 1) tokens: sequences at uniformly random offsets of the training split."""
         tokens = data["train"]
-        starts = jax.random.randint(jax.random.fold_in(key, step), (self.batch_size,), 0, tokens.shape[0] - self.context)
+        starts = jax.random.randint(
+            jax.random.fold_in(key, step), (self.batch_size,), 0, tokens.shape[0] - self.context
+        )
         return _sequences(tokens, starts, self.context)
 
     def loss(self, params: Params, batch: Batch, key: Array) -> tuple[Array, dict[str, Array]]:

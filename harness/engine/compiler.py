@@ -50,7 +50,9 @@ def over_trials(function: Callable[..., Any], devices: Devices, with_data: bool)
         specs = tuple(_ALL_TRIALS for _ in arguments)
         if with_data:
             specs = (*specs[:-1], _EVERYWHERE)
-        return jax.shard_map(local, mesh=devices.mesh, in_specs=specs, out_specs=_ALL_TRIALS, check_vma=False)(*arguments)
+        return jax.shard_map(local, mesh=devices.mesh, in_specs=specs, out_specs=_ALL_TRIALS, check_vma=False)(
+            *arguments
+        )
 
     return sharded
 

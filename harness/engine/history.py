@@ -50,9 +50,7 @@ class History:
 
     def rows(self, state: State) -> Rows:
         """The trials' own columns: configuration, results and cost. A diverged trial's final loss is NaN: it has none."""
-        diverged, steps, initial = (
-            np.asarray(leaf) for leaf in (state.diverged_step, state.step, state.initial_loss)
-        )
+        diverged, steps, initial = (np.asarray(leaf) for leaf in (state.diverged_step, state.step, state.initial_loss))
         size = sum(leaf.size for leaf in jax.tree.leaves(state.params)) // self.pack.width
         return [
             _configuration(trial)

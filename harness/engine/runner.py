@@ -123,7 +123,7 @@ class Runner:
             compiler.close()
             jax.monitoring.unregister_event_listener(summary.cache)
             summary.compiled = compiler.count
-            summary.seconds, summary.host = dict(clocks.seconds), clocks.host
+            summary.seconds, summary.host = {str(k): v for k, v in clocks.seconds.items()}, clocks.host
             for observer in self._observers:
                 observer.end()
         return summary
@@ -157,7 +157,7 @@ class Runner:
                 saver.save(state, history, taken, now=bool(stop.number))
                 stop.check()
         with clocks("records"):
-            spent = {name: clocks.seconds[name] - before[name] for name in before} | {"compile": program.seconds}
+            spent = {str(name): clocks.seconds[name] - before[name] for name in before} | {"compile": program.seconds}
             rows = self._rows(pack, history, state, spent, started)
             self._store.append(rows, history.curves(state, self._settings.curve_points))
             checkpoint.remove(path)

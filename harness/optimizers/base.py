@@ -63,9 +63,7 @@ def apply_update(
     updates, state = transform.update(grads, state, params, value=loss)
     if optimizer.decoupled_decay:
         shrink = learning_rate * optimizer.weight_decay  # type: ignore[attr-defined]
-        moved = jax.tree.map(
-            lambda p, u, s, d: p + s * (u - (shrink * d) * p), params, updates, lr_scale, decay_scale
-        )
+        moved = jax.tree.map(lambda p, u, s, d: p + s * (u - (shrink * d) * p), params, updates, lr_scale, decay_scale)
     else:
         moved = jax.tree.map(lambda p, u, s: p + s * u, params, updates, lr_scale)
     return moved, state

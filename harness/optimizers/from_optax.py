@@ -79,9 +79,7 @@ def _make(name: str, alias: Callable[..., Any], family: Family, **fixed: Any) ->
     if name.startswith("schedule_free"):
         namespace["evaluation_params"] = _schedule_free_average
     own_rate = ("learning_rate", float, dataclasses.field(default=rate))
-    return dataclasses.make_dataclass(
-        name, [own_rate, *declared], bases=(Optimizer,), namespace=namespace, frozen=True
-    )
+    return dataclasses.make_dataclass(name, [own_rate, *declared], bases=(Optimizer,), namespace=namespace, frozen=True)
 
 
 def _aliases() -> Iterator[tuple[str, Callable[..., Any]]]:

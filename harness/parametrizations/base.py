@@ -88,7 +88,10 @@ def leaves(workload: Workload, base_width: int) -> list[Leaf]:
     here, base, double = (_shapes(workload.replace(width=w)) for w in (workload.width, base_width, 2 * workload.width))
     if not here.keys() == base.keys() == double.keys():
         odd = sorted(here.keys() ^ base.keys() | here.keys() ^ double.keys())
-        raise BadInput(f"workload '{workload.name}' has leaves that exist only at some widths: {', '.join(odd)}; roles cannot be told from shapes")
+        raise BadInput(
+            f"workload '{workload.name}' has leaves that exist only at some widths: {', '.join(odd)}; roles cannot be "
+            f"told from shapes"
+        )
     return [_leaf(path, here[path], base[path], double[path]) for path in here]
 
 

@@ -25,7 +25,10 @@ class MuP(Parametrization):
 
     def factors(self, leaf: Leaf, family: Family) -> Factors:
         if family not in ("adam", "sgd"):
-            raise BadInput(f"parametrization 'mup' has rules for Adam-like and SGD-like optimizers, and this one is of family '{family}'; use parametrization=sp, or an optimizer such as adamw, lion or momentum")
+            raise BadInput(
+                f"parametrization 'mup' has rules for Adam-like and SGD-like optimizers, and this one is of family "
+                f"'{family}'; use parametrization=sp, or an optimizer such as adamw, lion or momentum"
+            )
         decay = float(len(leaf.shape) > 1)
         match leaf.role:
             case "input" | "vector":

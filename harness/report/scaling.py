@@ -47,7 +47,9 @@ def scaling(one: Series, notes: list[str]) -> Scaling | None:
     """The points and the law of a series; None if there are fewer than two points. Adds to `notes` what is lacking."""
     points = mapping(one.fit.get("points"))
     size, loss = array(points.get("inputs")), array(points.get("mean"))
-    ok = np.isfinite(size) & (size > 0) & np.isfinite(loss) & (loss > 0) if size.size == loss.size else np.zeros(0, bool)
+    ok = (
+        np.isfinite(size) & (size > 0) & np.isfinite(loss) & (loss > 0) if size.size == loss.size else np.zeros(0, bool)
+    )
     if np.unique(size[: ok.size][ok]).size < 2:
         return None
     curve = mapping(one.fit.get("curve"))

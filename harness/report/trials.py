@@ -83,7 +83,9 @@ def arrange(inputs: Inputs) -> Arranged:
     sweep = inputs.study.get("sweep")
     keys = [str(key) for key in sweep] if isinstance(sweep, dict) else _guess(inputs.table)
     axis = _axis(inputs.study, keys)
-    table = _of_stages(inputs.table, inputs.stages) if inputs.stages else _belonging(inputs.table, settings(inputs.study))
+    table = (
+        _of_stages(inputs.table, inputs.stages) if inputs.stages else _belonging(inputs.table, settings(inputs.study))
+    )
     rows = _rows(table, [*keys, axis] if axis else keys)
     names = [label(row, axis or "") for row in rows]
     scales = numbers(table, axis) if axis else np.ones(table.num_rows)

@@ -50,9 +50,8 @@ class ProgressDisplay:
         self._train_seconds += chunk.train_seconds
         losses = chunk.evaluation["validation"]["loss"]
         best = f"{np.nanmin(losses):.3f}" if np.isfinite(losses).any() else "all diverged"
-        self._message = (
-            f"width {chunk.pack.static.workload.width} step {chunk.stop}/{chunk.pack.horizon}, best validation loss {best}"
-        )
+        width = chunk.pack.static.workload.width
+        self._message = f"width {width} step {chunk.stop}/{chunk.pack.horizon}, best validation loss {best}"
         self._show()
 
     def finished(self, pack: Pack, rows: Rows) -> None:

@@ -31,7 +31,9 @@ class Guarded:
         try:
             getattr(self._tracker, event)(*arguments)
         except Exception as error:  # whatever a tracker raises must not stop training
-            print(f"tracker: {type(error).__name__} in {event} ({error}); training goes on without it, records are local")
+            print(
+                f"tracker: {type(error).__name__} in {event} ({error}); training goes on without it, records are local"
+            )
             self._tracker = None
 
     def begin(self, packs: Sequence[Pack], notes: Sequence[str]) -> None:
@@ -97,7 +99,9 @@ class WandbTracker:
                         "lr": float(chunk.learning_rates[i, at]),
                     }
                 )
-            scores = {f"{split}/{k}": float(v[i]) for split, values in chunk.evaluation.items() for k, v in values.items()}
+            scores = {
+                f"{split}/{k}": float(v[i]) for split, values in chunk.evaluation.items() for k, v in values.items()
+            }
             run.log({"step": chunk.stop, "tokens": chunk.stop * trial.rates.tokens, **scores})
 
     def finished(self, pack: Pack, rows: Rows) -> None:

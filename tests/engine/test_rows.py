@@ -47,7 +47,11 @@ def test_curve_holds_every_step_and_evaluation(tmp_path: Path) -> None:
     run([trial], store)
     curve = store.curves([trial.id]).to_pydict()
     assert curve["step"] == list(range(1, 13))
-    assert [step for step, loss in zip(curve["step"], curve["eval_loss"], strict=True) if loss is not None] == [4, 8, 12]
+    assert [step for step, loss in zip(curve["step"], curve["eval_loss"], strict=True) if loss is not None] == [
+        4,
+        8,
+        12,
+    ]
     assert curve["tokens"][-1] == 12 * 4 * 8
     # 10% warmup of 12 steps, then cosine to zero: the last step's rate is the cosine one step before its end.
     assert curve["lr"][0] == pytest.approx(1e-2 / 1.2, rel=1e-5)

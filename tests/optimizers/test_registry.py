@@ -229,8 +229,8 @@ def test_decay_is_left_to_the_harness_wherever_it_is_decoupled(name: str) -> Non
 
 # name -> the same optimizer made by optax itself, with settings that are not the defaults
 DIRECT: dict[str, tuple[dict[str, Any], Callable[[Any], optax.GradientTransformation]]] = {
-    "sgd": ({}, optax.sgd),
-    "momentum": ({"momentum": 0.8}, lambda lr: optax.sgd(lr, momentum=0.8)),
+    "sgd": ({"momentum": 0.8}, lambda lr: optax.sgd(lr, momentum=0.8)),
+    "momentum": ({}, lambda lr: optax.sgd(lr, momentum=0.9)),
     "nesterov": ({}, lambda lr: optax.sgd(lr, momentum=0.9, nesterov=True)),
     "adam": ({"b2": 0.95, "eps": 1e-3}, lambda lr: optax.adam(lr, b2=0.95, eps=1e-3)),
     "adamw": ({"weight_decay": DECAY, "b1": 0.8}, lambda lr: optax.adamw(lr, b1=0.8, weight_decay=DECAY)),

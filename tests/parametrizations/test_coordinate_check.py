@@ -7,9 +7,9 @@ shrinks as width^-1/2, is already small.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -67,7 +67,11 @@ def image_mlp_activations(model: ImageMLP, params: Params, batch: Batch) -> dict
 
 @dataclass(frozen=True)
 class Case:
-    """What is trained, and which activations must move further with width under SP."""
+    """What is trained, and which activations must move further with width under SP.
+
+    alone: layer -> its activation, which is measured also with this layer's kernel trained only: what the layers below
+    and the bias move can hide that the kernel stands still.
+    """
 
     workload: Workload
     activations: Activations
@@ -75,23 +79,35 @@ class Case:
     learning_rate: float
     widths: tuple[int, ...]
     grows: tuple[str, ...]
+    alone: Mapping[str, str] = field(default_factory=dict)
 
 
 _TOKENS = LanguageModel(corpus="zipf_markov:vocab_size=16", heads=4, context=16, batch_size=8)
 _IMAGES = ImageMLP(depth=2, batch_size=16)
+_LAYERS = {"hidden_0": "hidden_0", "hidden_1": "hidden_1", "output": "logits"}
 _SMALL, _LARGE = (32, 64, 128, 256), (128, 256, 512, 1024)
 CASES = {
     "language_model-adamw": Case(
-        _TOKENS.replace(depth=2), language_model_activations, "adamw", 1e-2, _SMALL,
+        _TOKENS.replace(depth=2),
+        language_model_activations,
+        "adamw",
+        1e-2,
+        _SMALL,
         ("logits", "attention_0", "mlp_0", "attention_1", "mlp_1"),
     ),
     "language_model_tied-adamw": Case(
-        _TOKENS.replace(depth=1, tied_embeddings=True), language_model_activations, "adamw", 1e-2, _SMALL,
+        _TOKENS.replace(depth=1, tied_embeddings=True),
+        language_model_activations,
+        "adamw",
+        1e-2,
+        (32, 96, 256),
         ("logits", "attention_0", "mlp_0"),
     ),
-    "image_mlp-adamw": Case(_IMAGES, image_mlp_activations, "adamw", 1e-2, _LARGE, ("logits", "hidden_1")),
-    "image_mlp-momentum": Case(_IMAGES, image_mlp_activations, "momentum", 0.1, _LARGE, ("logits", "hidden_1")),
-}  # fmt: skip
+    "image_mlp-adamw": Case(_IMAGES, image_mlp_activations, "adamw", 1e-2, _LARGE, ("logits", "hidden_1"), _LAYERS),
+    "image_mlp-momentum": Case(
+        _IMAGES, image_mlp_activations, "momentum", 0.1, _LARGE, ("logits", "hidden_1"), _LAYERS
+    ),
+}
 
 
 def trials(case: Case, parametrization: str, width: int) -> list[Trial]:
@@ -120,9 +136,12 @@ def compiled_movement(case: Case, width: int) -> Callable[..., dict[str, Array]]
         end = jax.lax.fori_loop(0, STEPS, lambda _, state: train.step(state, hparams, data)[0], start)
         workload = bind(static.workload, hparams.workload)
         batch = workload.batch(data, jax.random.key(1), jnp.int32(0))
-        pair = jax.tree.map(lambda *leaves: jnp.stack(leaves), start.params, end.params)
-        found = jax.lax.map(lambda params: case.activations(workload, params, batch), pair)
-        return {name: jnp.mean(jnp.square(both[1] - both[0])) for name, both in found.items()}
+        alone = [with_trained_kernel(start.params, end.params, layer) for layer in case.alone]
+        stack = jax.tree.map(lambda *leaves: jnp.stack(leaves), start.params, end.params, *alone)
+        found = jax.lax.map(lambda params: case.activations(workload, params, batch), stack)
+        squares = {name: jnp.mean(jnp.square(each[1:] - each[:1]), (1, 2)) for name, each in found.items()}
+        own = {f"{layer} alone": squares[name][1 + i] for i, (layer, name) in enumerate(case.alone.items())}
+        return {name: each[0] for name, each in squares.items()} | own
 
     def over_seeds(hparams: Any, data: Any) -> dict[str, Array]:
         squares = jax.lax.map(lambda one: one_seed(one, data), hparams)
@@ -130,6 +149,10 @@ def compiled_movement(case: Case, width: int) -> Callable[..., dict[str, Array]]
 
     arguments = stacked(trials(case, "sp", width)), dict(case.workload.load().arrays)
     return jax.jit(over_seeds).lower(*arguments).compile(compiler_options=_QUICK_COMPILE)
+
+
+def with_trained_kernel(start: Params, end: Params, layer: str) -> Params:
+    return start | {layer: start[layer] | {"kernel": end[layer]["kernel"]}}
 
 
 def stacked(group: Sequence[Trial]) -> Any:
@@ -160,7 +183,6 @@ def test_updates_are_flat_in_width_under_mup_and_grow_under_sp(name: str) -> Non
         )
         for parametrization in ("sp", "mup")
     }
-    print(name, found)
     assert {key: slope for key, slope in found["mup"].items() if abs(slope) > FLAT} == {}
     assert {key: found["sp"][key] for key in case.grows if found["sp"][key] < GROWS} == {}
 
@@ -168,16 +190,16 @@ def test_updates_are_flat_in_width_under_mup_and_grow_under_sp(name: str) -> Non
 def test_the_activations_are_those_of_the_model() -> None:
     """The check looks at forward passes written out above; their logits must be the models' own."""
     model = _TOKENS.replace(width=8, depth=2, residual_scale=0.7, output_scale=0.3)
-    params = model.init(jax.random.key(0))
-    batch = model.batch(dict(model.load().arrays), jax.random.key(1), jnp.int32(0))
-    found = language_model_activations(model, params, batch)
+    params = jax.jit(model.init)(jax.random.key(0))
+    batch = jax.jit(model.batch)(dict(model.load().arrays), jax.random.key(1), 0)
+    found = jax.jit(language_model_activations, static_argnums=0)(model, params, batch)
     branches = [found[f"{kind}_{layer}"] for layer in (0, 1) for kind in ("attention", "mlp")]
     x = found["embedding"] + 0.7 * sum(branches)
     readout = 0.3 * rms_norm(x, params["final_norm"]) @ params["readout"]
     np.testing.assert_allclose(readout, found["logits"], rtol=1e-4, atol=1e-5)
 
     mlp = _IMAGES.replace(width=8, output_scale=0.3)
-    params = mlp.init(jax.random.key(0))
+    params = jax.jit(mlp.init)(jax.random.key(0))
     batch = mlp.batch(dict(mlp.load().arrays), jax.random.key(1), jnp.int32(0))
     logits = image_mlp_activations(mlp, params, batch)["logits"]
     log_p = jax.nn.log_softmax(logits)[np.arange(16), batch["labels"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from workloads.base import BadInput, Workload
 from workloads.image_mlp import ImageMLP
 from workloads.regression import Regression
 
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 BASE = 8
 WIDTHS = (8, 24, 128)
 
@@ -144,7 +146,7 @@ def test_initial_values_have_the_widths_powers_of_table_3() -> None:
     rms = {}
     for width in (64, 256):
         trial = replace(small_trial(workload__width=width), parametrization=PARAMETRIZATIONS["mup"](base_width=BASE))
-        state = jax.jit(make_train(trial.static()).init)(trial.hparams())
+        state = quick_jit(make_train(trial.static()).init)(trial.hparams())
         rms[width] = {path: float(jnp.sqrt(jnp.mean(jnp.square(leaf)))) for path, leaf in flat(state.params).items()}
     powers = {path: np.log(rms[256][path] / rms[64][path]) / np.log(4) for path in rms[64] if rms[64][path]}
     assert {"embedding", "readout", "layer_0/query_key_value", "layer_0/mlp_in"} <= powers.keys()
@@ -175,7 +177,7 @@ def test_losses_agree_bitwise_at_the_base_width_and_only_there(optimizer: str, r
 
     trial = replace(small_trial(), optimizer=OPTIMIZERS[optimizer](), schedule=SCHEDULES["constant"](warmup="0 steps"))
     train = make_train(trial.static())
-    chunk = jax.jit(train.chunk)
+    chunk = quick_jit(train.chunk)
     data = jax.tree.map(jnp.asarray, dict(trial.workload.load().arrays))
     width = trial.workload.width
     sp = losses("sp", width)

@@ -102,7 +102,9 @@ class Breaks:
 
 
 @pytest.mark.parametrize("event", ["begin", "chunk", "finished", "end"])
-def test_training_goes_on_when_the_tracker_fails(event: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_goes_on_when_the_tracker_fails(
+    event: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     store = Store(tmp_path / event)
     run(trials(), store, observers=[Guarded(Breaks(event))])
     assert store.finished() == {trial.id for trial in trials()}
@@ -133,5 +135,3 @@ def test_progress_shows_trials_loss_rate_and_time_left(tmp_path: Path) -> None:
     display = progress.ProgressDisplay(Console(file=terminal, force_terminal=True, width=200))
     run([small_trial(seed=5)], Store(tmp_path / "live"), observers=[display])
     assert "1 trials" in terminal.getvalue()
-
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from workloads.base import BadInput
 from workloads.language_model import LanguageModel
 from workloads.layers import causal_attention, matmul, rms_norm, rotate
 
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 KEY = jax.random.key(0)
 SMALL = LanguageModel(
     corpus="zipf_markov:vocab_size=16", width=16, depth=2, heads=2, context=8, batch_size=4, evaluation_sequences=10
@@ -22,11 +24,9 @@ B, H, K, T = 2, 3, 4, 7
 
 def alive(model: LanguageModel) -> Any:
     """Random parameters in every leaf (residual branches start at zero, which would hide what is in them)."""
-    leaves, tree = jax.tree.flatten(model.init(KEY))
-    keys = jax.random.split(jax.random.key(7), len(leaves))
-    return jax.tree.unflatten(
-        tree, [leaf + 0.3 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
-    )
+    rng = np.random.default_rng(7)
+    shapes = jax.eval_shape(model.init, KEY)
+    return jax.tree.map(lambda p: jnp.asarray(0.4 * rng.normal(size=p.shape).astype(np.float32)), shapes)
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +41,11 @@ def data() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def batch(data: dict[str, Any]) -> Any:
-    return SMALL.batch(data, jax.random.key(1), jnp.int32(0))
+    return quick_jit(SMALL.batch)(data, jax.random.key(1), 0)
 
 
 def logits(model: LanguageModel, params: Any, tokens: Any) -> np.ndarray:
-    found = jax.jit(model.logits)(params, tokens)
+    found = quick_jit(model.logits)(params, tokens)
     return np.asarray(found).reshape(*tokens.shape, -1)
 
 
@@ -69,7 +69,7 @@ def textbook_attention(query: Any, key: Any, value: Any, xp: Any) -> Any:
 def test_attention_is_the_softmax_of_the_past() -> None:
     parts = [normal(seed, B, H, K, T) for seed in range(3)]
     expected = textbook_attention(*(part.astype(np.float64) for part in parts), np)
-    np.testing.assert_allclose(jax.jit(causal_attention)(*parts), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(quick_jit(causal_attention)(*parts), expected, rtol=1e-5, atol=1e-6)
     # the first position sees itself only
     np.testing.assert_allclose(causal_attention(*parts)[..., 0], parts[2][..., 0], rtol=1e-6)
 
@@ -86,7 +86,7 @@ def test_the_gradient_of_attention_is_that_of_the_textbook() -> None:
     def ours(*parts: Any) -> Any:
         return jnp.sum(weight * causal_attention(*parts))
 
-    found = jax.jit(jax.grad(ours, argnums=(0, 1, 2)))(*parts)
+    found = quick_jit(jax.grad(ours, argnums=(0, 1, 2)))(*parts)
     with jax.enable_x64(True):
         double = [part.astype(np.float64) for part in parts]
         expected = jax.grad(
@@ -100,7 +100,9 @@ def test_matmul_and_its_gradient_are_plain() -> None:
     x, w, weight = normal(0, 12, 5), normal(1, 5, 9), normal(2, 12, 9)
 
     def gradients(product: Any) -> Any:
-        return jax.jit(jax.value_and_grad(lambda x, w: jnp.sum(weight * jnp.tanh(product(x, w))), argnums=(0, 1)))(x, w)
+        return quick_jit(jax.value_and_grad(lambda x, w: jnp.sum(weight * jnp.tanh(product(x, w))), argnums=(0, 1)))(
+            x, w
+        )
 
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
@@ -139,12 +141,13 @@ def test_rotated_products_depend_on_relative_positions_only() -> None:
 # --- model
 
 
-def test_the_model_is_the_textbook_transformer(params: Any, batch: Any) -> None:
+@pytest.mark.parametrize("qk_norm", [False, True])
+def test_the_model_is_the_textbook_transformer(params: Any, batch: Any, qk_norm: bool) -> None:
     """Forward pass in float64 numpy, one sequence and one head at a time; all three scalars in play."""
-    model = SMALL.replace(attention_scale=0.7, residual_scale=0.6, output_scale=1.3)
+    model = SMALL.replace(attention_scale=0.7, residual_scale=0.6, output_scale=1.3, qk_norm=qk_norm)
     tree = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
 
-    def norm(x: Any, gain: Any) -> Any:
+    def norm(x: Any, gain: Any = 1.0) -> Any:
         return x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + 1e-6) * gain
 
     def turned(x: Any) -> Any:
@@ -154,6 +157,7 @@ def test_the_model_is_the_textbook_transformer(params: Any, batch: Any) -> None:
         return np.concatenate([pair.real, pair.imag], axis=1)
 
     def head(q: Any, k: Any, v: Any) -> Any:
+        q, k = (norm(q), norm(k)) if qk_norm else (q, k)
         scores = 0.7 * turned(q) @ turned(k).T / np.sqrt(q.shape[1])
         weights = np.tril(np.exp(scores))
         return weights / weights.sum(axis=1, keepdims=True) @ v
@@ -178,7 +182,7 @@ def test_the_model_is_the_textbook_transformer(params: Any, batch: Any) -> None:
 def test_a_token_is_not_seen_before_its_position(changes: dict[str, Any], batch: Any) -> None:
     model = SMALL.replace(**changes)
     params = alive(model)
-    forward = jax.jit(model.logits)
+    forward = quick_jit(model.logits)
     tokens = batch[:, :-1]
     before = np.asarray(forward(params, tokens)).reshape(4, 8, -1)
     for position in (1, 4, 7):
@@ -223,21 +227,21 @@ def test_the_loss_is_cross_entropy_plus_z_loss(params: Any, batch: Any) -> None:
     found = logits(SMALL, params, batch[:, :-1]).astype(np.float64)
     log_z = np.log(np.exp(found).sum(axis=-1))
     right = np.take_along_axis(found, np.asarray(batch)[:, 1:, None].astype(int), axis=-1)[..., 0]
-    loss, aux = jax.jit(SMALL.replace(z_loss=0.25).loss)(params, batch, KEY)
+    loss, aux = quick_jit(SMALL.replace(z_loss=0.25).loss)(params, batch, KEY)
     assert aux["cross_entropy"] == pytest.approx(np.mean(log_z - right), rel=1e-5)
     assert loss == pytest.approx(np.mean(log_z - right) + 0.25 * np.mean(log_z**2), rel=1e-5)
-    assert SMALL.loss(params, batch, KEY)[0] == pytest.approx(np.mean(log_z - right), rel=1e-5)
+    assert quick_jit(SMALL.loss)(params, batch, KEY)[0] == pytest.approx(np.mean(log_z - right), rel=1e-5)
 
 
 @pytest.mark.parametrize("width", [16, 64, 256])
 def test_the_loss_starts_near_the_uniform_guess(batch: Any, width: int) -> None:
     """Logits of unit variance cost about half a nat, at every width; without output exactly log(vocabulary)."""
     model = SMALL.replace(width=width, depth=1)
-    start = model.init(KEY)
-    loss = float(model.loss(start, batch, KEY)[0])
+    start = quick_jit(model.init)(KEY)
+    loss = float(quick_jit(model.loss)(start, batch, KEY)[0])
     assert abs(loss - np.log(16) - 0.5) < 0.5
     for silent in (model.replace(output_scale=0.0), model.replace(output_scale=0.0, tied_embeddings=True)):
-        assert float(silent.loss(start, batch, KEY)[0]) == pytest.approx(np.log(16), rel=1e-6)
+        assert float(quick_jit(silent.loss)(start, batch, KEY)[0]) == pytest.approx(np.log(16), rel=1e-6)
 
 
 # --- data
@@ -270,10 +274,10 @@ def test_evaluation_covers_every_sequence(params: Any, data: dict[str, Any], seq
         sequence = tokens[start : start + 9].astype(int)
         found = logits(SMALL, params, sequence[None, :-1])[0].astype(np.float64)
         expected.append(found[np.arange(8), sequence[1:]] - np.log(np.exp(found).sum(axis=1)))
-    found = jax.jit(model.log_probabilities)(params, data["validation"])
+    found = quick_jit(model.log_probabilities)(params, data["validation"])
     assert found.shape == (sequences, 8)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-    score = jax.jit(model.evaluate, static_argnums=2)(params, data, "validation")
+    score = quick_jit(model.evaluate, static_argnums=2)(params, data, "validation")
     assert score["loss"] == pytest.approx(-np.mean(expected), rel=1e-5)
 
 
