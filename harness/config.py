@@ -117,7 +117,8 @@ class StudyConfig:
     """A study reads like its abstract; see conf/study/quickstart.yaml and harness.study.
 
     base: overrides of the trial's defaults, nested. sweep: key -> list of values, {log2: [low, high]} (octaves, optional
-    third entry: step) or {range: [first, last]}; the sweep is their product. rerun: fresh seeds on which each scale's
+    third entry: step) or {range: [first, last]}; the sweep is their product. also: further products, each the sweep's with
+    some axes replaced. rerun: fresh seeds on which each scale's
     fitted best learning rate is trained again (and other keys, to rerun only matching series); laws are then fitted to
     these losses, because who chooses is not who reports. predict: one larger scale.
     """
@@ -126,6 +127,7 @@ class StudyConfig:
     question: str = MISSING
     base: dict[str, Any] = field(default_factory=dict)
     sweep: dict[str, Any] = field(default_factory=dict)
+    also: list[Any] = field(default_factory=list)
     rerun: dict[str, Any] = field(default_factory=dict)
     predict: dict[str, Any] = field(default_factory=dict)
     analyses: list[Any] = field(default_factory=list)

@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
     validate(study.claims)
     settings_of(study)
     session.configure(config)
-    points = points_of(study.sweep)
+    points = points_of(study.sweep, study.also)
     trials = trials_of(study, points)
     store = session.store_of(config, study.name)
     console = Console()

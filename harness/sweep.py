@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.config import COMPONENTS, StudyConfig, compose_config, trial_from, with_values
+from harness.registry import nearest
 from harness.trial import Trial
 from workloads.base import BadInput
 
@@ -53,10 +54,21 @@ def flatten(nested: Mapping[str, Any], prefix: str = "") -> Point:
     return flat
 
 
-def points_of(sweep: Mapping[str, Any]) -> list[Point]:
-    """The product of all axes, the last one varying fastest."""
-    axes = {key: values_of(key, axis) for key, axis in flatten(sweep).items()}
-    return [dict(zip(axes, combination, strict=True)) for combination in itertools.product(*axes.values())]
+def points_of(sweep: Mapping[str, Any], also: Sequence[Mapping[str, Any]] = ()) -> list[Point]:
+    """The product of all axes, the last one varying fastest; then, for each of `also`, the product with its axes replaced.
+
+    Every point once. Raises BadInput if `also` names an axis that is not swept.
+    """
+    axes = flatten(sweep)
+    points: list[Point] = []
+    for replaced in ({}, *map(flatten, also)):
+        for key in replaced:
+            if key not in axes:
+                raise BadInput(f"study.also names {key}, which is not an axis of the sweep. {nearest(key, axes)}")
+        values = {key: values_of(key, axis) for key, axis in (axes | replaced).items()}
+        combinations = itertools.product(*values.values())
+        points += [dict(zip(values, combination, strict=True)) for combination in combinations]
+    return [point for i, point in enumerate(points) if point not in points[:i]] if also else points
 
 
 def trials_of(study: StudyConfig, points: Sequence[Point]) -> list[Trial]:

@@ -19,6 +19,7 @@ SHRUNK = [
     "study.base.evaluations=1",
     "study.sweep.workload.width=[16,32]",
     "study.sweep.seed=[0]",
+    "study.also=[]",
 ]
 
 
@@ -50,6 +51,15 @@ def test_points_are_the_product_and_nested_keys_replace_dotted_ones() -> None:
     sweep = {"workload.width": [8], "seed": [0, 1], "workload": {"width": [16, 32]}}
     assert flatten(sweep) == {"workload.width": [16, 32], "seed": [0, 1]}
     assert points_of(sweep) == [{"workload.width": width, "seed": seed} for width in (16, 32) for seed in (0, 1)]
+
+
+def test_also_adds_points_once() -> None:
+    sweep = {"parametrization": ["sp", "mup"], "seed": [0, 1]}
+    points = points_of(sweep, [{"parametrization": "mup", "seed": [1, 2]}])
+    assert len(points) == 5
+    assert points[-1] == {"parametrization": "mup", "seed": 2}
+    with pytest.raises(BadInput, match="not an axis"):
+        points_of(sweep, [{"workload.width": [8]}])
 
 
 def test_regression_study_predicts_then_trains_and_hits(results: Path, capsys: pytest.CaptureFixture[str]) -> None:

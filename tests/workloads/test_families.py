@@ -80,7 +80,7 @@ def scattered(workload: Workload) -> Any:
     """Parameters with no zeros among them, so that every branch and gradient is alive."""
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(workload.init, KEY)
-    return jax.tree.map(lambda p: 0.3 * rng.normal(size=p.shape).astype(np.float32), shapes)
+    return jax.tree.map(lambda p: jnp.asarray(0.3 * rng.normal(size=p.shape).astype(np.float32)), shapes)
 
 
 def size(workload: Workload) -> int:
