@@ -154,9 +154,11 @@ def parameters(trial: Trial) -> int:
 
 
 def _write_study(store: Store, config: DictConfig, trials: Sequence[Trial]) -> None:
-    """study.yaml: the resolved study, and what it trains on."""
+    """study.yaml: the resolved study and the facts of what it trains on. data.json: these with the lists of files."""
     corpora = {trial.workload.data_key(): trial.workload for trial in trials}
-    data = [dict(workload.load().info) for workload in corpora.values()]
+    infos = [dict(workload.load().info) for workload in corpora.values()]
+    write_json(store.root / "data.json", infos)
+    data = [{key: value for key, value in info.items() if key != "file_list"} for info in infos]
     resolved = OmegaConf.to_yaml(OmegaConf.create({**OmegaConf.to_container(config, resolve=True), "data": data}))  # type: ignore[dict-item]
     atomic_write_text(store.root / "study.yaml", resolved)
 

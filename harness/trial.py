@@ -94,7 +94,8 @@ class Trial:
         for seed in ("seed", "data_seed"):
             if not 0 <= (getattr(self, seed) or 0) < 2**31:
                 raise BadInput(f"{seed}={getattr(self, seed)} must lie in [0, 2^31)")
-        self.lengths()
+        self.schedule.check_lengths(self.lengths(), self.horizon)
+        scales(self.parametrization, self.workload, self.optimizer.family)
 
     def config(self) -> dict[str, Any]:
         """The canonical configuration, flat: "workload" is a name, "workload.width" its field, and so on."""
@@ -113,9 +114,14 @@ class Trial:
 
     @functools.cached_property
     def id(self) -> str:
-        """16 hex digits of the SHA-256 of the canonical configuration."""
-        canonical = json.dumps(self.config(), sort_keys=True)
+        """16 hex digits of the SHA-256 of the canonical configuration and of the data it names."""
+        canonical = json.dumps([self.config(), self.data_sha256], sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    @functools.cached_property
+    def data_sha256(self) -> str:
+        """Of the corpus, where the workload has one: the same path may hold another text tomorrow."""
+        return str(self.workload.load().info.get("sha256", ""))
 
     @functools.cached_property
     def rates(self) -> Rates:

@@ -50,6 +50,8 @@ CASES = {
     "divergence factor": (["divergence_factor=0.5"], "above 1"),
     "unknown precision": (["precision=float23"], "Did you mean 'float32'"),
     "memory": (["engine.memory_gb=-1"], "must be positive"),
+    "warmup and cooldown": (["schedule=wsd", "schedule.warmup=60%", "schedule.cooldown=60%"], "shorten one"),
+    "base width": (["parametrization=mup", "parametrization.base_width=5"], "is no width of this workload"),
     "mup for muon": (["optimizer=muon", "parametrization=mup"], "use parametrization=sp"),
 }
 

@@ -15,6 +15,7 @@ from workloads.data.text import load_corpus
 from workloads.layers import causal_attention, matmul, rms_norm, rotate
 
 _EMBEDDING_STD = 0.1
+_TIED_STD = 0.02  # a larger one would make every token predict itself at first
 _MLP_RATIO = 4
 
 
@@ -92,7 +93,9 @@ class LanguageModel(Workload):
         def matrix(fan_in: int, fan_out: int) -> Array:
             return jax.random.normal(next(keys), (fan_in, fan_out)) * fan_in**-0.5
 
-        embedding = jax.random.normal(next(keys), (self.vocab_size, width)) * _EMBEDDING_STD
+        embedding = jax.random.normal(next(keys), (self.vocab_size, width)) * (
+            _TIED_STD if self.tied_embeddings else _EMBEDDING_STD
+        )
         params: dict[str, Params] = {"embedding": embedding, "final_norm": jnp.ones(width)}
         if not self.tied_embeddings:
             params["readout"] = matrix(width, self.vocab_size)
@@ -146,12 +149,13 @@ class LanguageModel(Workload):
     def logits(self, params: Params, tokens: Array) -> Array:
         """(B, T) tokens -> (B T, V) logits in float32. Activations stay two-dimensional (see workloads.layers)."""
         x = params["embedding"][tokens.reshape(-1).astype(jnp.int32)]
+        branch = jnp.asarray(self.residual_scale, x.dtype)
         for layer in range(self.depth):
             block = params[f"layer_{layer}"]
-            x = x + self.residual_scale * self._attention(block, rms_norm(x, block["attention_norm"]))
-            x = x + self.residual_scale * _mlp(block, rms_norm(x, block["mlp_norm"]))
+            x = x + branch * self._attention(block, rms_norm(x, block["attention_norm"]))
+            x = x + branch * _mlp(block, rms_norm(x, block["mlp_norm"]))
         readout = params["embedding"].T if self.tied_embeddings else params["readout"]
-        return (self.output_scale * matmul(rms_norm(x, params["final_norm"]), readout)).astype(jnp.float32)
+        return self.output_scale * matmul(rms_norm(x, params["final_norm"]), readout).astype(jnp.float32)
 
     def _attention(self, block: Params, x: Array) -> Array:
         """Causal multi-head attention with rotary positions, (B T, W) -> (B T, W)."""
@@ -161,7 +165,7 @@ class LanguageModel(Workload):
         query, key, value = qkv[:, 0], qkv[:, 1], qkv[:, 2]
         if self.qk_norm:
             query, key = (jnp.swapaxes(rms_norm(jnp.swapaxes(part, 2, 3)), 2, 3) for part in (query, key))
-        scaled = query * (self.attention_scale * self.head_size**-0.5)
+        scaled = query * jnp.asarray(self.attention_scale * self.head_size**-0.5, query.dtype)
         mixed = causal_attention(rotate(scaled, self.context), rotate(key, self.context), value)
         by_time = jnp.swapaxes(mixed.reshape(-1, self.width, self.context), 1, 2)
         return matmul(by_time.reshape(-1, self.width), block["attention_out"])

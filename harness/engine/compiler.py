@@ -86,6 +86,7 @@ class Compiler:
         self._devices = devices
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="compile")
         self._programs: dict[tuple[Static, int], Future[Program]] = {}
+        self._used: set[tuple[Static, int]] = set()
 
     @property
     def count(self) -> int:
@@ -96,9 +97,15 @@ class Compiler:
         if pack.signature not in self._programs:
             self._programs[pack.signature] = self._pool.submit(compile_program, pack, data, self._devices)
 
-    def program(self, pack: Pack) -> Program:
-        """The compiled program; waits for it, and raises what its compilation raised."""
-        return self._programs[pack.signature].result()
+    def program(self, pack: Pack) -> tuple[Program, float]:
+        """The compiled program, and the seconds it took if this is its first use (0 afterwards).
+
+        Waits for the compilation, and raises what that raised.
+        """
+        program = self._programs[pack.signature].result()
+        seconds = 0.0 if pack.signature in self._used else program.seconds
+        self._used.add(pack.signature)
+        return program, seconds
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)

@@ -102,7 +102,7 @@ def learning_rates(pack: Pack, steps: np.ndarray) -> np.ndarray:
 
 
 def _configuration(trial: Trial) -> dict[str, Any]:
-    return {**trial.config(), "trial": trial.id, "config": json.dumps(trial.config())}
+    return {**trial.config(), "trial": trial.id, "config": json.dumps(trial.config()), "data_sha256": trial.data_sha256}
 
 
 def _results(trial: Trial, scores: np.ndarray, diverged_step: int, initial_loss: float) -> dict[str, Any]:

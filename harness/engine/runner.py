@@ -111,6 +111,7 @@ class Runner:
                         compiler.submit(pack, self._load(pack)[1])
                 queue = list(packs)
                 while queue:
+                    stop.check()
                     pack = queue.pop(0)
                     try:
                         summary.add(self._train_pack(pack, compiler, clocks, stop))
@@ -142,7 +143,7 @@ class Runner:
         started = datetime.now(UTC)
         before = dict(clocks.seconds)
         with clocks("compile"):
-            program = compiler.program(pack)
+            program, compile_seconds = compiler.program(pack)
         hparams = jax.device_put(pack.hparams(), self._devices.by_trial)
         path = self._store.root / "checkpoints" / f"{pack.id}.ckpt"
         history = History(pack)
@@ -157,7 +158,7 @@ class Runner:
                 saver.save(state, history, taken, now=bool(stop.number))
                 stop.check()
         with clocks("records"):
-            spent = {str(name): clocks.seconds[name] - before[name] for name in before} | {"compile": program.seconds}
+            spent = {str(name): clocks.seconds[name] - before[name] for name in before} | {"compile": compile_seconds}
             rows = self._rows(pack, history, state, spent, started)
             self._store.append(rows, history.curves(state, self._settings.curve_points))
             checkpoint.remove(path)
@@ -229,7 +230,7 @@ class _Saver:
 def _resume(path: Path, program: Program, hparams: Hparams, history: History, devices: Devices) -> tuple[State, int]:
     """The state to start from and its steps: from the pack's checkpoint if there is an intact one."""
     state = program.init(hparams)
-    found = checkpoint.load(path, (jax.tree.map(np.asarray, state), *history.leaves()))
+    found = checkpoint.load(path, (state, *history.leaves()))
     if found is None:
         return state, 0
     (saved, *leaves), meta = found

@@ -33,6 +33,9 @@ _UNSUPPORTED = {"lbfgs", "sophia", "noisy_sgd", "dpsgd", "schedule_free", "galor
 # Arguments that must be Python numbers because optax branches on them or shapes arrays with them.
 _STATIC_NUMBERS = {"ns_steps", "threshold", "decay_offset", "state_dtype"}
 
+# The learning rate is passed at every step; the harness decays all of Muon's leaves by `weight_decay`.
+_LEFT_OUT = {"learning_rate", "adam_weight_decay"}
+
 
 def _field(name: str, default: Any, annotation: str) -> tuple[str, Any, Any] | None:
     """(name, type, default) of a dataclass field for one optax argument, None if it can't be configured."""
@@ -57,7 +60,7 @@ def _make(name: str, alias: Callable[..., Any], family: Family, **fixed: Any) ->
     specs = [
         _field(p.name, fixed.get(p.name, p.default), str(p.annotation))
         for p in parameters.values()
-        if p.name != "learning_rate" and not p.name.endswith(("mask", "dimension_numbers"))
+        if p.name not in _LEFT_OUT and not p.name.endswith(("mask", "dimension_numbers"))
     ]
     declared = [(n, kind, dataclasses.field(default=default)) for n, kind, default in filter(None, specs)]
     decoupled = name in _DECOUPLED

@@ -63,6 +63,10 @@ class Parametrization:
 
     base_width: int = 32
 
+    def reference_width(self, workload: Workload) -> int:
+        """The width at which this is SP, and against which ratios are taken."""
+        return self.base_width
+
     def factors(self, leaf: Leaf, family: Family) -> Factors:
         """The leaf's factors for an optimizer of this family. Raises BadInput where no rule exists."""
         raise NotImplementedError
@@ -98,7 +102,12 @@ def leaves(workload: Workload, base_width: int) -> list[Leaf]:
 @functools.cache
 def scales(parametrization: Parametrization, workload: Workload, family: Family) -> Scales:
     """The factors of every leaf and the model's named scalars."""
-    found = leaves(workload, parametrization.base_width)
+    base = workload.replace(width=parametrization.reference_width(workload))
+    try:
+        base.validate()
+    except BadInput as error:
+        raise BadInput(f"parametrization.base_width={base.width} is no width of this workload: {error}") from None
+    found = leaves(workload, base.width)
     factors = {leaf.path: parametrization.factors(leaf, family) for leaf in found}
     structure = jax.eval_shape(workload.init, jax.random.key(0))
 
@@ -106,8 +115,8 @@ def scales(parametrization: Parametrization, workload: Workload, family: Family)
         return jax.tree_util.tree_map_with_path(lambda path, _: getattr(factors[_name(path)], field), structure)
 
     tied = not any(leaf.role == "output" for leaf in found)
-    width_ratio = workload.width / parametrization.base_width
-    head_ratio = workload.head_size / workload.replace(width=parametrization.base_width).head_size
+    width_ratio = workload.width / base.width
+    head_ratio = workload.head_size / base.head_size
     return Scales(
         init=tree("init"),
         learning_rate=tree("learning_rate"),

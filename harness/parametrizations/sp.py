@@ -6,12 +6,16 @@ from dataclasses import dataclass
 
 from harness.optimizers.base import Family
 from harness.parametrizations.base import PARAMETRIZATIONS, Factors, Leaf, Parametrization
+from workloads.base import Workload
 
 
 @PARAMETRIZATIONS.register("sp")
 @dataclass(frozen=True)
 class SP(Parametrization):
     """All factors 1, except that gains and biases are not decayed."""
+
+    def reference_width(self, workload: Workload) -> int:
+        return workload.width
 
     def factors(self, leaf: Leaf, family: Family) -> Factors:
         return Factors(weight_decay=float(len(leaf.shape) > 1))

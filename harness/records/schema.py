@@ -53,6 +53,7 @@ TRIALS = pa.schema(
         ("device", pa.string()),
         ("devices", pa.int64()),
         ("xla_flags", pa.string()),
+        ("data_sha256", pa.string()),
         ("code_version", pa.string()),
         ("packages", pa.string()),  # JSON: name -> version
         ("started_at", pa.string()),  # ISO 8601, UTC

@@ -34,6 +34,9 @@ class Schedule:
         """LR / peak LR after warmup."""
         raise NotImplementedError
 
+    def check_lengths(self, lengths: Mapping[str, float], horizon: int) -> None:
+        """Raise BadInput if the durations, each at most the horizon, do not fit it together."""
+
     def validate(self) -> None:
         """Raise BadInput if the fields make no schedule."""
         final = getattr(self, "final", 0.0)

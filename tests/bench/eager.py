@@ -129,10 +129,14 @@ class Run:
 
     def restart(self) -> None:
         self.model.load(self.params)
+        matrices = [p for p in self.model.parameters() if p.ndim > 1]
+        gains = [p for p in self.model.parameters() if p.ndim == 1]
+        groups = [
+            {"params": matrices, "weight_decay": self.training.weight_decay},
+            {"params": gains, "weight_decay": 0.0},
+        ]
         betas = (self.training.b1, self.training.b2)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), betas=betas, eps=self.training.eps, weight_decay=self.training.weight_decay
-        )
+        self.optimizer = torch.optim.AdamW(groups, betas=betas, eps=self.training.eps)
         self.step = 0
 
     def train_step(self, batch: torch.Tensor) -> float:

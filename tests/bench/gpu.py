@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from harness.engine.compiler import Compiler
 from harness.engine.devices import Devices
-from harness.engine.pack import Pack, fitting
+from harness.engine.pack import fitting
 from harness.trial import PRECISIONS, Trial
 from tests.bench.cases import language_model, seeds, trial
 from tests.bench.loop import loop_runner
@@ -71,7 +71,7 @@ def _add_configuration(section: Section, one: Trial, setup: Setup, plan: Plan, m
     if len(sizes) < len(plan.packs):
         section.notes.append(f"{name}: {fits} trials fit the memory that a pack may take")
     timers: dict[str, Callable[[], float]] = {
-        str(pack.trials[-1].seed + 1): run.timer(setup.seconds) for pack, run in _compiled(one, sizes, devices)
+        str(len(run.pack.trials)): run.timer(setup.seconds) for run in _compiled(one, sizes, devices)
     }
     timers["loop"] = Timer(loop_runner(one, fetch=False), setup.seconds, plan.horizon)
     timings = interleave(timers, setup.rounds)
@@ -84,16 +84,12 @@ def _add_configuration(section: Section, one: Trial, setup: Setup, plan: Plan, m
         _add_mfu(section, one, devices, {key: seconds for key, seconds in timings.items() if key != "loop"})
 
 
-def _compiled(one: Trial, sizes: Sequence[int], devices: Devices) -> list[tuple[Pack, PackRun]]:
-    """Packs of each size, compiled concurrently by the engine's compiler."""
-    compiler = Compiler(devices, _COMPILE_THREADS)
+def _compiled(one: Trial, sizes: Sequence[int], devices: Devices) -> list[PackRun]:
+    """Packs of each size, compiled side by side."""
     data = device_data(one, devices)
-    packs = [pack_of(seeds(one, size), devices) for size in sizes]
-    for pack in packs:
-        compiler.submit(pack, data)
-    runs = [(pack, PackRun(pack, data, devices, compiler.program(pack))) for pack in packs]
-    compiler.close()
-    return runs
+    with ThreadPoolExecutor(_COMPILE_THREADS) as pool:
+        packs = [pack_of(seeds(one, size), devices) for size in sizes]
+        return list(pool.map(lambda pack: PackRun(pack, data, devices), packs))
 
 
 def _add_mfu(section: Section, one: Trial, devices: Devices, timings: dict[str, list[float]]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from harness.engine.compiler import Program, compile_program
+from harness.engine.compiler import compile_program
 from harness.engine.devices import Devices
 from harness.engine.pack import Pack
 from harness.trial import Trial
@@ -29,9 +29,9 @@ def device_data(trial: Trial, devices: Devices) -> Any:
 class PackRun:
     """A compiled pack that trains from fresh states, all trials side by side."""
 
-    def __init__(self, pack: Pack, data: Any, devices: Devices, program: Program | None = None) -> None:
+    def __init__(self, pack: Pack, data: Any, devices: Devices) -> None:
         self.pack, self._data, self._devices = pack, data, devices
-        self._program = program or compile_program(pack, data, devices)
+        self._program = compile_program(pack, data, devices)
         self._hparams = jax.device_put(pack.hparams(), devices.by_trial)
 
     def __call__(self, steps: int) -> float:

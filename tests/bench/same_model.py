@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from harness.engine.program import make_train
-from harness.trial import Trial
+from harness.engine.program import State, make_train
+from harness.trial import Static, Trial
 from tests.bench.worker import Worker
 from workloads.base import Params
 from workloads.language_model import LanguageModel
@@ -39,9 +41,16 @@ def send(worker: Worker, trial: Trial, folder: Path, seconds: float) -> dict[str
 
 def initial_params(trial: Trial) -> Params:
     """The trial's own, plus noise: branches that begin at zero would hide their differences."""
-    params = make_train(trial.static()).init(trial.hparams()).params
+    params = _compiled(trial.static())[0](trial.hparams()).params
     noise = np.random.default_rng(0)
     return jax.tree.map(lambda p: np.asarray(p) + noise.normal(0.0, 0.05, p.shape).astype(np.float32), params)
+
+
+@functools.cache
+def _compiled(static: Static) -> tuple[Callable[..., State], Callable[..., tuple[State, Any]]]:
+    """init and step."""
+    train = make_train(static)
+    return jax.jit(train.init), jax.jit(train.step)
 
 
 def flat(params: Params) -> dict[str, np.ndarray]:
@@ -52,12 +61,12 @@ def flat(params: Params) -> dict[str, np.ndarray]:
 
 def engine_losses(trial: Trial, params: Params) -> tuple[list[float], list[Any]]:
     """Losses of the first steps from `params`, and the batches."""
-    train = make_train(trial.static())
+    init, step = _compiled(trial.static())
     hparams = jax.tree.map(jnp.asarray, trial.hparams())
     data = {name: jnp.asarray(array) for name, array in trial.workload.load().arrays.items()}
     key = jax.random.key(hparams.data_seed)
-    state = train.init(hparams)._replace(params=jax.tree.map(jnp.asarray, params))
-    step, losses, batches = jax.jit(train.step), [], []
+    state = init(hparams)._replace(params=jax.tree.map(jnp.asarray, params))
+    losses, batches = [], []
     for _ in range(_STEPS):
         batches.append(np.asarray(trial.workload.batch(data, key, state.step)).astype(int).tolist())
         state, loss = step(state, hparams, data)

@@ -239,12 +239,7 @@ def losses_of_training(row: Row, precision: str) -> list[float]:
     return [float(loss) for loss in run(trial.hparams(), arrays(row.small))]
 
 
-_MIXED = pytest.mark.xfail(
-    raises=TypeError, strict=True, reason="float32 scalars promote bfloat16 activations, and the backward pass refuses"
-)
-
-
-@pytest.mark.parametrize("name", [pytest.param(n, marks=_MIXED) if n == "language_model" else n for n in NAMES])
+@pytest.mark.parametrize("name", NAMES)
 def test_trains_in_both_precisions(name: str) -> None:
     single, half = (losses_of_training(ROWS[name], precision) for precision in ("float32", "bfloat16"))
     assert single[1] < 0.98 * single[0]

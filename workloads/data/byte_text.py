@@ -56,8 +56,9 @@ def load_files(files: Sequence[Path], root: str, facts: Mapping[str, Any]) -> Co
     Raises BadInput if a file cannot be read or is binary.
     """
     texts = [(path.relative_to(root).as_posix(), _read(path)) for path in files]
-    names = "\n".join(name for name, _ in texts)
-    info = {**facts, "files": len(texts), "files_sha256": hashlib.sha256(os.fsencode(names)).hexdigest()}
+    names = [name for name, _ in texts]
+    listed = hashlib.sha256(os.fsencode("\n".join(names))).hexdigest()
+    info = {**facts, "files": len(texts), "files_sha256": listed, "file_list": names}
     train, validation, test = _split_by_file(texts)
     total = len(train) + len(validation) + len(test)
     if min(len(train), len(validation), len(test)) >= max(_LEAST_SHARE * total, 1):
