@@ -34,7 +34,22 @@ def train(trials: Sequence[Trial], config: DictConfig, store: Store) -> Summary:
     tracker = make_tracker(config.tracker, store.root.name)
     if tracker is not None:
         observers.append(tracker)
-    return Runner(store, devices.local_devices(), settings_of(config), observers).train(trials)
+    summary = Runner(store, devices.local_devices(), settings_of(config), observers).train(trials)
+    if summary.trained:
+        print(_spent(summary))
+    return summary
+
+
+def _spent(summary: Summary) -> str:
+    """Where a run's time went, in one line."""
+    seconds = summary.seconds
+    waited = f"waited {seconds['compile']:.1f} s for {summary.compiled} programs"
+    cache = f"compilation cache: {summary.cache.hits} hits, {summary.cache.misses} misses"
+    rest = summary.host + seconds["data"] + seconds["checkpoint"] + seconds["records"]
+    return (
+        f"{summary.trained} trials: trained {seconds['train']:.1f} s, evaluated {seconds['eval']:.1f} s, {waited} ({cache}), "
+        f"everything else {rest:.1f} s"
+    )
 
 
 def configure(config: DictConfig) -> None:

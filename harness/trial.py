@@ -75,7 +75,7 @@ class Trial:
     seed: int = 0
     data_seed: int | None = None
     evaluations: int = 10
-    divergence_factor: float = 4.0
+    divergence_factor: float = 10.0
     precision: str = "float32"
 
     def validate(self) -> None:

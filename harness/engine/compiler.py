@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from harness.engine.devices import TRIAL_AXIS, Devices
+from harness.engine.flops import step_flops
 from harness.engine.pack import Pack
 from harness.engine.program import make_train
 from harness.trial import Static
@@ -34,16 +35,17 @@ class Program:
     seconds: float
 
 
-def over_trials(function: Callable[..., Any], devices: Devices, with_data: bool) -> Callable[..., Any]:
+def over_trials(function: Callable[..., Any], devices: Devices, group: int, with_data: bool) -> Callable[..., Any]:
     """`function(*one trial's arguments[, data])` for a sharded trial axis.
 
-    Inside a device: one trial after the other on CPU (one core is best kept on one trial), all at once elsewhere.
+    Inside a device: all trials at once, or on CPU groups of `group` one after the other (see Pack.group).
     """
 
     def local(*arguments: Any) -> Any:
         mapped, shared = (arguments[:-1], arguments[-1:]) if with_data else (arguments, ())
         if devices.platform == "cpu":
-            return jax.lax.map(lambda one: function(*one, *shared), mapped)
+            each = None if group == 1 else group
+            return jax.lax.map(lambda one: function(*one, *shared), mapped, batch_size=each)
         return jax.vmap(lambda *one: function(*one, *shared))(*mapped)
 
     def sharded(*arguments: Any) -> Any:
@@ -63,10 +65,11 @@ def compile_program(pack: Pack, data: Any, devices: Devices) -> Program:
     train = make_train(pack.static)
     hparams = _shapes(pack.hparams(), devices)
     stops = jax.ShapeDtypeStruct((pack.width,), np.int32, sharding=devices.by_trial)
-    init = jax.jit(over_trials(train.init, devices, False), out_shardings=devices.by_trial).lower(hparams).compile()
-    state = _shapes(jax.eval_shape(over_trials(train.init, devices, False), hparams), devices)
-    chunk = jax.jit(over_trials(train.chunk, devices, True), donate_argnums=0)
-    evaluate = jax.jit(over_trials(train.evaluate, devices, True))
+    first = over_trials(train.init, devices, pack.group(devices.count), False)
+    init = jax.jit(first, out_shardings=devices.by_trial).lower(hparams).compile()
+    state = _shapes(jax.eval_shape(first, hparams), devices)
+    chunk = jax.jit(over_trials(train.chunk, devices, pack.group(devices.count), True), donate_argnums=0)
+    evaluate = jax.jit(over_trials(train.evaluate, devices, pack.group(devices.count), True))
     return Program(
         init=init,
         chunk=chunk.lower(state, hparams, stops, data).compile(),
@@ -96,6 +99,7 @@ class Compiler:
     def submit(self, pack: Pack, data: Any) -> None:
         if pack.signature not in self._programs:
             self._programs[pack.signature] = self._pool.submit(compile_program, pack, data, self._devices)
+            self._pool.submit(step_flops, pack.trials[0])  # its row will ask for it
 
     def program(self, pack: Pack) -> tuple[Program, float]:
         """The compiled program, and the seconds it took if this is its first use (0 afterwards).

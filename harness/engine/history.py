@@ -8,13 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from harness.budget import evaluation_steps
-from harness.engine.cost import step_flops
+from harness.engine.flops import step_flops
 from harness.engine.pack import Pack
-from harness.engine.program import State, learning_rate
+from harness.engine.program import State
 from harness.trial import Trial
 
 Rows = list[dict[str, Any]]
@@ -24,26 +23,26 @@ _SPLITS = ("validation", "test")
 
 
 class History:
-    """losses: (trials, horizon) training loss of every step. scores: (trials, evaluations, 4) validation loss and metric,
-    test loss and metric. NaN where nothing was measured, or after a divergence.
+    """steps: (trials, 2, horizon) training loss and learning rate of every step. scores: (trials, evaluations, 4) validation
+    loss and metric, test loss and metric. NaN where nothing was measured, or after a divergence.
     """
 
     def __init__(self, pack: Pack) -> None:
         self.pack = pack
         self.boundaries = evaluation_steps(pack.horizon, pack.trials[0].evaluations)
-        self.losses = np.full((len(pack.trials), pack.horizon), np.nan, np.float32)
+        self.steps = np.full((len(pack.trials), 2, pack.horizon), np.nan, np.float32)
         self.scores = np.full((len(pack.trials), len(self.boundaries), 4), np.nan, np.float32)
 
     def leaves(self) -> tuple[np.ndarray, np.ndarray]:
         """The arrays that a checkpoint carries."""
-        return self.losses, self.scores
+        return self.steps, self.scores
 
     def restore(self, leaves: tuple[np.ndarray, np.ndarray]) -> None:
-        self.losses, self.scores = leaves
+        self.steps, self.scores = leaves
 
-    def add(self, start: int, stop: int, losses: np.ndarray, evaluation: Evaluation) -> None:
-        """Record a chunk: (trials, stop - start) losses and the evaluation at its end."""
-        self.losses[:, start:stop] = losses
+    def add(self, start: int, stop: int, steps: np.ndarray, evaluation: Evaluation) -> None:
+        """Record a chunk: (trials, 2, stop - start) losses and learning rates, and the evaluation at its end."""
+        self.steps[:, :, start:stop] = steps
         names = ("loss", self.pack.static.workload.metric.name)
         columns = [evaluation[split][name] for split in _SPLITS for name in names]
         self.scores[:, self.boundaries.index(stop)] = np.stack(columns, axis=-1)
@@ -68,8 +67,8 @@ class History:
         stride = max(1, math.ceil(horizon / points))
         steps = np.union1d(np.arange(stride, horizon + 1, stride), self.boundaries)
         starts = np.concatenate([[0], steps[:-1]])
-        train = np.add.reduceat(self.losses, starts, axis=1) / (steps - starts).astype(np.float32)
-        rates = learning_rates(self.pack, np.arange(horizon))[:, steps - 1]
+        train = np.add.reduceat(self.steps[:, 0], starts, axis=1) / (steps - starts).astype(np.float32)
+        rates = self.steps[:, 1][:, steps - 1]
         evaluated = np.isin(steps, self.boundaries)
         taken = np.asarray(state.step)
         return {
@@ -92,13 +91,6 @@ class History:
             "eval_metric": metric,
         }
         return {name: column[:length] for name, column in columns.items()}
-
-
-def learning_rates(pack: Pack, steps: np.ndarray) -> np.ndarray:
-    """(trials, steps) learning rates at 0-based `steps`."""
-    hparams = jax.tree.map(lambda leaf: leaf[: len(pack.trials), None], pack.hparams())
-    rates = learning_rate(pack.static, hparams, jnp.asarray(steps)[None])
-    return np.asarray(jnp.broadcast_to(rates, (len(pack.trials), len(steps))))
 
 
 def _configuration(trial: Trial) -> dict[str, Any]:

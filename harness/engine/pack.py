@@ -19,6 +19,7 @@ from workloads.base import Workload
 _OTHER_WORK = 3e5  # FLOP-equivalents per token: width 32 trains at half the FLOP rate of width 128 on a CPU core
 _PACK_WORK = 2e9  # FLOP-equivalents of one step of a full pack, per CPU core
 _FEWEST_SLOTS, _MOST_SLOTS = 8, 64  # per CPU core
+_GROUP = 16
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,12 @@ class Pack:
     @property
     def horizon(self) -> int:
         return self.trials[0].horizon
+
+    def group(self, devices: int) -> int:
+        """How many trials a CPU core trains at once: one, whose data then stay in its caches, unless steps are so cheap
+        that their overhead counts. It depends on the program alone, so that a trial's bits do not depend on its company.
+        """
+        return min(_GROUP, self.width // devices) if _wanted(self) == _MOST_SLOTS else 1
 
     @property
     def step_work(self) -> float:
@@ -100,13 +107,20 @@ def _slots(trials: list[Trial], devices: Devices) -> int:
     """
     if devices.platform != "cpu":
         return devices.count * -(-len(trials) // devices.count)
-    work = Pack(trials[0].static(), (trials[0],), 1).step_work
-    local = 1 << max(0, int(_PACK_WORK / work)).bit_length()
-    return devices.count * min(max(local, _FEWEST_SLOTS), _MOST_SLOTS)
+    return devices.count * _wanted(Pack(trials[0].static(), (trials[0],), 1))
+
+
+def _wanted(pack: Pack) -> int:
+    """Slots per CPU core: the fewer, the more a step of one of the pack's trials costs."""
+    local = 1 << max(0, int(_PACK_WORK * len(pack.trials) / pack.step_work)).bit_length()
+    return min(max(local, _FEWEST_SLOTS), _MOST_SLOTS)
 
 
 def _flops(trial: Trial) -> float:
     return trial.horizon * trial.workload.matmul_flops()
+
+
+_footprints: dict[Static, tuple[int, int]] = {}
 
 
 def fitting(trial: Trial, devices: Devices, memory: float) -> int:
@@ -115,9 +129,11 @@ def fitting(trial: Trial, devices: Devices, memory: float) -> int:
     A trial's state counts twice, because a program's inputs and outputs may exist together. Activations exist once per
     device on CPU, where trials run in turn, and once per trial elsewhere.
     """
-    state = jax.eval_shape(make_train(trial.static()).init, trial.hparams())
-    state_bytes = 2 * _bytes(state)
-    activations = _bytes(_residuals(trial.workload, state.params))
+    static = trial.static()
+    if static not in _footprints:
+        state = jax.eval_shape(make_train(static).init, trial.hparams())
+        _footprints[static] = 2 * _bytes(state), _bytes(_residuals(trial.workload, state.params))
+    state_bytes, activations = _footprints[static]
     if devices.platform != "cpu":
         return devices.count * max(1, int(memory / (state_bytes + activations)))
     local = max(1, int((memory - activations) / state_bytes))

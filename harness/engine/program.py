@@ -85,31 +85,39 @@ def make_train(static: Static) -> Train:
         return State(params, optimizer_state, state.step + 1, initial_loss, diverged_step), loss
 
     def chunk(state: State, hparams: Hparams, stop: Array, data: Arrays) -> tuple[State, Array]:
-        """Train up to step `stop`, at most `static.capacity` steps. Returns the loss of every step (NaN where none)."""
+        """Train up to step `stop`, at most `static.capacity` steps.
+
+        Returns (2, capacity): loss and learning rate of every step, NaN where none was taken.
+        """
         start = state.step
 
         def running(carry: tuple[State, Array]) -> Array:
             return (carry[0].step < stop) & (carry[0].diverged_step < 0)
 
         def advance(carry: tuple[State, Array]) -> tuple[State, Array]:
-            state, losses = carry
+            state, steps = carry
             new, loss = train_step(state, hparams, data)
-            return new, losses.at[state.step - start].set(loss)
+            rate = learning_rate(static, hparams, state.step)
+            return new, steps.at[:, state.step - start].set(jnp.stack([loss, rate]))
 
-        losses = jnp.full((static.capacity,), jnp.nan, jnp.float32)
-        return jax.lax.while_loop(running, advance, (state, losses))
+        steps = jnp.full((2, static.capacity), jnp.nan, jnp.float32)
+        return jax.lax.while_loop(running, advance, (state, steps))
 
     def evaluate(state: State, hparams: Hparams, data: Arrays) -> dict[str, dict[str, Array]]:
-        """Scores on the validation split, and at the horizon on the test split (NaN before)."""
+        """Scores on the validation split, and at the horizon on the test split. NaN before, and in unused slots."""
         workload, optimizer = bound(hparams)
         params = _cast(optimizer.evaluation_params(state.optimizer, state.params), static.precision)
-        validation = workload.evaluate(params, data, "validation")
-        test = jax.lax.cond(
-            state.step >= hparams.horizon.astype(jnp.int32),
-            lambda: workload.evaluate(params, data, "test"),
-            lambda: jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), validation),
-        )
-        return {"validation": validation, "test": test}
+
+        def scores(split: str, wanted: Array) -> dict[str, Array]:
+            shapes = jax.eval_shape(lambda: workload.evaluate(params, data, split))
+            return jax.lax.cond(
+                wanted,
+                lambda: workload.evaluate(params, data, split),
+                lambda: jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), shapes),
+            )
+
+        ended = state.step >= hparams.horizon.astype(jnp.int32)
+        return {"validation": scores("validation", state.step > 0), "test": scores("test", ended)}
 
     return Train(init, chunk, evaluate, train_step)
 

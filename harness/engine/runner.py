@@ -15,7 +15,7 @@ from harness.engine import checkpoint, environment
 from harness.engine.clocks import Clocks
 from harness.engine.compiler import Compiler, Program
 from harness.engine.devices import CacheCounter, Devices
-from harness.engine.history import Evaluation, History, Rows, learning_rates
+from harness.engine.history import Evaluation, History, Rows
 from harness.engine.pack import Pack, make_packs
 from harness.engine.program import State
 from harness.engine.signals import StopFlag
@@ -183,16 +183,14 @@ class Runner:
         before = clocks.seconds["train"]
         with clocks("train"):
             stops = jax.device_put(pack.stops(stop), self._devices.by_trial)
-            state, losses = program.chunk(state, hparams, stops, data)
-            losses = np.asarray(losses)[:trials, : stop - start]
+            state, taken = program.chunk(state, hparams, stops, data)
+            taken = np.asarray(taken)[:trials, :, : stop - start]
         with clocks("eval"):
             evaluation = jax.tree.map(lambda x: np.asarray(x)[:trials], program.evaluate(state, hparams, data))
-        history.add(start, stop, losses, evaluation)
-        if self._observers:
-            rates = learning_rates(pack, np.arange(start, stop))
-            chunk = Chunk(pack, start, stop, losses, rates, evaluation, clocks.seconds["train"] - before)
-            for observer in self._observers:
-                observer.chunk(chunk)
+        history.add(start, stop, taken, evaluation)
+        chunk = Chunk(pack, start, stop, taken[:, 0], taken[:, 1], evaluation, clocks.seconds["train"] - before)
+        for observer in self._observers:
+            observer.chunk(chunk)
         return state
 
     def _rows(self, pack: Pack, history: History, state: State, spent: Mapping[str, float], started: datetime) -> Rows:
@@ -208,13 +206,16 @@ class Runner:
         return [row | common | shares for row in history.rows(state)]
 
 
+_FIRST_SAVE = 0.05  # seconds; a guess, until a save was timed
+
+
 class _Saver:
     """Writes checkpoints so often that they take at most a given fraction of the time."""
 
     def __init__(self, path: Path, clocks: Clocks, overhead: float) -> None:
         self._path, self._clocks, self._overhead = path, clocks, overhead
         self._last = clocks.elapsed
-        self._cost = 0.0
+        self._cost = _FIRST_SAVE
 
     def save(self, state: State, history: History, taken: int, now: bool) -> None:
         """Save if it is affordable, or `now`."""

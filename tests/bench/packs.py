@@ -40,7 +40,7 @@ class PackRun:
         stops = jax.device_put(self.pack.stops(steps), self._devices.by_trial)
         started = time.perf_counter()
         state, losses = self._program.chunk(state, self._hparams, stops, self._data)
-        losses = np.asarray(losses)
+        losses = np.asarray(losses)[:, 0]
         jax.block_until_ready(state)
         spent = time.perf_counter() - started
         assert np.isfinite(losses[: len(self.pack.trials), :steps]).all(), "a benchmarked trial diverged"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import signal
@@ -24,7 +25,7 @@ ARGUMENTS = [
     "-m", "harness.train", "-m",
     "workload.corpus='zipf_markov:vocab_size=16'", "workload.width=8", "workload.depth=1", "workload.heads=2",
     "workload.context=8", "workload.batch_size=4", "workload.evaluation_sequences=8",
-    "budget.steps=6000", "evaluations=30", "optimizer.learning_rate=0.001,0.01", "seed=0,1",
+    "budget.steps=40000", "evaluations=60", "optimizer.learning_rate=0.001,0.01", "seed=0,1",
     "engine.checkpoint_overhead=1e9", "engine.devices=2",
 ]  # fmt: skip
 
@@ -48,22 +49,30 @@ def without_attempt(found: dict[str, tuple[float, bytes]]) -> dict[str, float]:
     return {trial: final for trial, (final, _) in found.items()}
 
 
+def wait_for_a_new_checkpoint(process: subprocess.Popen[bytes], folder: Path, after: float) -> float:
+    """When the newest checkpoint was written, once there is one newer than `after`; inf if the process ended first."""
+    while process.poll() is None:
+        newest = max((path.stat().st_mtime for path in folder.glob("*.ckpt")), default=0.0)
+        if newest > after:
+            return newest
+        time.sleep(0.01)
+    return math.inf
+
+
 def test_killed_at_random_moments_and_run_again(results: Path) -> None:
-    """kill -9 at several random moments, then to the end: the same losses, each trial once."""
+    """kill -9 shortly after each of several checkpoints, then to the end: the same losses, each trial once."""
     reference = command(results / "reference")
     assert reference.wait(120) == 0
     delays = random.Random(0)
-    kills = 0
-    for _ in range(6):
+    seen = 0.0
+    for _ in range(4):
         process = command(results / "killed")
-        try:
-            process.wait(delays.uniform(2.5, 5.0))
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            kills += 1
+        seen = wait_for_a_new_checkpoint(process, results / "killed" / "train" / "checkpoints", seen)
+        time.sleep(delays.uniform(0.0, 0.2))
+        assert process.poll() is None, "it ended before it could be killed"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
     assert command(results / "killed").wait(120) == 0
-    assert kills >= 3
     expected, found = finals(results / "reference"), finals(results / "killed")
     assert len(expected) == 4
     assert without_attempt(found) == without_attempt(expected)

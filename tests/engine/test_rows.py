@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from harness.engine.cost import step_flops
+from harness.engine.flops import step_flops
 from harness.records.store import Store
 from tests.trials import run, small_trial
 from workloads.data.zipf_markov import parse

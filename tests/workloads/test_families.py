@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from harness import components
-from harness.engine.cost import step_flops
+from harness.engine.flops import step_flops
 from harness.engine.program import make_train
 from harness.optimizers import OPTIMIZERS
 from tests.trials import small_trial
