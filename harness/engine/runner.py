@@ -149,7 +149,8 @@ class Runner:
         history = History(pack)
         with clocks("checkpoint"):
             state, taken = _resume(path, program, hparams, history, self._devices)
-        saver = _Saver(path, clocks, self._settings.checkpoint_overhead)
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        saver = _Saver(path, clocks, self._settings.checkpoint_overhead, size)
         for boundary in history.boundaries:
             if boundary > taken:
                 state = self._train_chunk(pack, program, state, hparams, (taken, boundary), history, clocks)
@@ -206,16 +207,16 @@ class Runner:
         return [row | common | shares for row in history.rows(state)]
 
 
-_FIRST_SAVE = 0.05  # seconds; a guess, until a save was timed
+_FIRST_SAVE, _SAVED_BYTES = 0.02, 1.5e8  # seconds, and bytes a second: a guess, until a save was timed
 
 
 class _Saver:
-    """Writes checkpoints so often that they take at most a given fraction of the time."""
+    """Writes checkpoints of `size` bytes so often that they take at most a given fraction of the time."""
 
-    def __init__(self, path: Path, clocks: Clocks, overhead: float) -> None:
+    def __init__(self, path: Path, clocks: Clocks, overhead: float, size: int) -> None:
         self._path, self._clocks, self._overhead = path, clocks, overhead
         self._last = clocks.elapsed
-        self._cost = _FIRST_SAVE
+        self._cost = _FIRST_SAVE + size / _SAVED_BYTES
 
     def save(self, state: State, history: History, taken: int, now: bool) -> None:
         """Save if it is affordable, or `now`."""
