@@ -173,7 +173,7 @@ def test_losses_agree_bitwise_at_the_base_width_and_only_there(optimizer: str, r
             parametrization=PARAMETRIZATIONS[parametrization](base_width=base_width),
         )
         hparams = trial.hparams()
-        return np.asarray(chunk(train.init(hparams), hparams, 4, data)[1])[:4]
+        return np.asarray(chunk(train.init(hparams), hparams, 4, data)[1])[0, :4]
 
     trial = replace(small_trial(), optimizer=OPTIMIZERS[optimizer](), schedule=SCHEDULES["constant"](warmup="0 steps"))
     train = make_train(trial.static())
