@@ -13,7 +13,7 @@ import numpy as np
 
 from harness.analysis import LEARNING_RATE, LawResult, Losses
 from harness.laws import PredictionVerdict, prediction_verdict
-from harness.laws.fit import Prediction
+from harness.laws.fitting.fit import Prediction
 from harness.records.files import read_json, write_json
 from harness.sweep import Point
 from harness.transfer import Transfer

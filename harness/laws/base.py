@@ -16,7 +16,9 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 import numpy as np
 
+from harness.laws.fitting.objective import Objective
 from harness.registry import Registry
+from workloads.base import BadInput
 
 Array = Any  # a jax.Array, or a tracer of one
 
@@ -60,23 +62,40 @@ class Grid:
 class Law:
     """Base of all laws: subclasses are frozen dataclasses (hashable: a law is static in the compiled solver).
 
-    inputs: names of the columns that the law reads. The first is the *size*: backtests fit small sizes
-    and predict larger ones. Inputs and losses are positive.
-    parameters: name -> Kind. starts: the documented grid, unless `start_points` is overridden.
-    The class docstring is the equation, its source and its units.
+    inputs: names of the columns that the law reads, one number per point. The first is the *size*: backtests fit small
+    sizes and predict larger ones. response: the column it predicts, positive. parameters: name -> Kind. starts: the
+    documented grid, unless `start_points` is overridden. simpler: laws shown beside this one in backtests. objective: what
+    is minimised unless the user says otherwise. whole_curves: the points are of training curves (columns curve and step;
+    rows without a response only describe the schedule); curves, not points, are then left out and resampled.
+    The class docstring is the equation, its source and its units. Fields of the dataclass are options of the form.
     """
 
     name: ClassVar[str]
     inputs: ClassVar[tuple[str, ...]]
+    response: ClassVar[str] = "loss"
     parameters: ClassVar[Mapping[str, Kind]]
     starts: ClassVar[Grid]
+    simpler: ClassVar[tuple[str, ...]] = ()
+    objective: ClassVar[Objective] = Objective()
+    whole_curves: ClassVar[bool] = False
+
+    def features(self, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What `log_loss` reads, from the input columns (n,): arrays whose first axis is the points.
+
+        Here the columns themselves, checked to be positive. Raises BadInput on values that the law cannot take.
+        """
+        return {name: positive(name, columns[name]) for name in self.inputs}
+
+    def variants(self) -> tuple[Law, ...]:
+        """The forms among which the fit takes the one of lowest objective (a *profiled* constant); usually one."""
+        return (self,)
 
     def log_loss(self, p: Any, **inputs: Array) -> Array:
-        """Logarithm of the predicted loss, (n,), from inputs of shape (n,); `p` holds scalars (see `unpack`)."""
+        """Logarithm of the predicted response, (n,), from the features; `p` holds scalars (see `unpack`)."""
         raise NotImplementedError
 
     def start_points(self, inputs: Mapping[str, np.ndarray], loss: np.ndarray) -> np.ndarray:
-        """(starts, P) internal coordinates from which to fit `loss`."""
+        """(starts, P) internal coordinates from which to fit `loss`, (n,); `inputs` are the features."""
         return self.starts.points(self.coordinates())
 
     @classmethod
@@ -109,6 +128,18 @@ class Law:
             np.array([kind.internal(kind.lower) for kind in kinds]),
             np.array([kind.internal(kind.upper) for kind in kinds]),
         )
+
+
+def positive(name: str, column: np.ndarray) -> np.ndarray:
+    """The column as float64, or BadInput naming the first value that is not finite and positive."""
+    column = np.asarray(column, np.float64)
+    bad = np.flatnonzero(~(np.isfinite(column) & (column > 0)))
+    if bad.size:
+        raise BadInput(
+            f"{name}[{bad[0]}] = {column[bad[0]]} ({bad.size} such): drop diverged or broken runs first; "
+            "laws need finite, positive numbers"
+        )
+    return column
 
 
 LAWS: Registry[Law] = Registry("law")

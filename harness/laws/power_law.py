@@ -1,4 +1,4 @@
-"""Power laws in one size, without and with an irreducible loss."""
+"""Power laws in one size, without and with an irreducible loss, and in two."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ class PowerLawOffset(Law):
 
     inputs: ClassVar[tuple[str, ...]] = ("N",)
     parameters: ClassVar[Mapping[str, Kind]] = {"E": Positive, "A": Positive, "alpha": Real}
+    simpler: ClassVar[tuple[str, ...]] = ("power_law",)
     shares: ClassVar[tuple[float, ...]] = (1e-3, 0.3, 0.6, 0.8, 0.9, 0.96, 0.99)
 
     def log_loss(self, p: Any, **inputs: Array) -> Array:
@@ -54,3 +55,20 @@ class PowerLawOffset(Law):
             log_a, alpha = log_log_line(log_size, np.log(loss - share * floor))
             rows.append((np.log(share * floor), log_a, alpha))
         return np.array(rows)
+
+
+@LAWS.register("joint_power_law")
+@dataclass(frozen=True)
+class JointPowerLaw(Law):
+    """L(N, D) = A N^-alpha D^-beta.  The simplest law in size and data, log-linear; what others must beat.  Own."""
+
+    inputs: ClassVar[tuple[str, ...]] = ("N", "D")
+    parameters: ClassVar[Mapping[str, Kind]] = {"A": Positive, "alpha": Real, "beta": Real}
+
+    def log_loss(self, p: Any, **inputs: Array) -> Array:
+        return p.log_A - p.alpha * jnp.log(inputs["N"]) - p.beta * jnp.log(inputs["D"])
+
+    def start_points(self, inputs: Mapping[str, np.ndarray], loss: np.ndarray) -> np.ndarray:
+        """One start, ordinary least squares: the objective is convex."""
+        design = np.stack([np.ones_like(loss), -np.log(inputs["N"]), -np.log(inputs["D"])], axis=1)
+        return np.linalg.lstsq(design, np.log(loss), rcond=None)[0][None]

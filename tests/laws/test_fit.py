@@ -23,8 +23,9 @@ def test_json_has_the_documented_keys_and_round_trips():
     entry = json.loads(json.dumps(offset(LOSS).to_json(), allow_nan=False))
     assert set(entry) == {
         "law", "n", "objective", "loss", "params", "stderr", "ci95", "identifiable", "backtest", "seconds",
+        "bootstrap", "residuals", "information", "profile", "variants", "starts",
     }  # fmt: skip
-    assert entry["loss"] == {"kind": "huber", "delta": 0.02, "reduction": "sum", "space": "log"}
+    assert entry["loss"] == {"kind": "huber", "delta": 0.02, "reduction": "sum", "space": "log", "asymmetry": 0.5}
     assert set(entry["params"]) == set(entry["stderr"]) == set(entry["ci95"]) == {"E", "A", "alpha"}
     assert entry["n"] == 6
 
@@ -106,7 +107,8 @@ def test_residuals_beyond_the_standard_errors_are_reported():
 def test_linear_space_fits_the_loss_itself():
     result = fit(PowerLaw(), {"N": N}, 5 * N**-0.11, objective=Objective("mse", space="linear"), bootstrap=200)
     assert result.params["alpha"] == pytest.approx(0.11, rel=1e-6)
-    assert result.to_json()["loss"] == {"kind": "mse", "delta": None, "reduction": "sum", "space": "linear"}
+    assert result.to_json()["loss"] == Objective("mse", space="linear").to_json()
+    assert result.to_json()["loss"]["delta"] is None
 
 
 def test_straight_line_is_exact_on_a_power_law_and_averages_repeats():

@@ -1,6 +1,9 @@
-"""Every registered law: one row here buys exact recovery, scale-freedom and a documented equation."""
+"""Every registered law: one row in tests/laws/rows buys exact recovery, honest intervals and a documented equation."""
 
 from __future__ import annotations
+
+import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -8,15 +11,12 @@ import numpy as np
 import pytest
 from scipy.optimize import least_squares
 
-from harness.laws import LAWS, Grid, Objective, PowerLaw, PowerLawOffset
-from harness.laws.solver import predict, solve
+from harness.laws import LAWS, Grid, Objective, PowerLaw, PowerLawOffset, fit
+from harness.laws.fitting.solver import predict, solve
+from tests.laws.rows import ROWS
 from workloads.base import BadInput
 
 N = np.array([1.2e4, 2.4e4, 4e4, 8e4, 1.3e5, 2.8e5])
-TRUTH = {
-    "power_law": {"A": 5.0, "alpha": 0.11},
-    "power_law_offset": {"E": 1.5, "A": 8.0, "alpha": 0.35},
-}
 OFFSET = PowerLawOffset()
 
 
@@ -28,25 +28,60 @@ def starts_of(law, losses):
     return np.stack([law.start_points({"N": N}, loss) for loss in losses])
 
 
+def truth_of(name):
+    """The law, its features, and the exact response (n,) of the row's parameters."""
+    row = ROWS[name]
+    law = LAWS[name](**row.options)
+    features = law.features(dict(row.columns))
+    log_response = predict(law, Objective(), features, internal(law, row.truth)[None])[0]
+    return row, law, features, np.exp(log_response)
+
+
 def test_every_law_has_a_row():
-    assert set(LAWS) == set(TRUTH)
+    assert set(LAWS) == set(ROWS)
 
 
-@pytest.mark.parametrize("name", TRUTH)
+@pytest.mark.parametrize("name", ROWS)
 def test_noise_free_points_give_the_parameters_back(name):
-    law = LAWS[name]()
-    theta = internal(law, TRUTH[name])
-    units = np.array([1e-4, 1.0, 1e5])  # the unit of the loss must not matter to the starts
-    target = predict(law, Objective(), {"N": N}, theta[None])[0] + np.log(units)[:, None]
-    solution = solve(law, Objective(), {"N": N}, target, np.ones_like(target), starts_of(law, np.exp(target)))
-    scale = np.where([p in ("E", "A") for p in law.parameters], units[:, None], 1.0)
-    np.testing.assert_allclose(law.natural(solution.best()), law.natural(theta) * scale, rtol=1e-5)
-    assert solution.converged[np.arange(3), solution.objective.argmin(1)].all()
+    row, law, features, response = truth_of(name)
+    units = np.array([1.0]) if row.units is None else np.array([1e-4, 1.0, 1e5])
+    target = np.log(response) + np.log(units)[:, None]
+    starts = np.stack([law.start_points(features, np.exp(t)) for t in target])
+    solution = solve(law, Objective(), features, target, np.ones_like(target), starts)
+    scale = np.where([p in (row.units or ()) for p in law.parameters], units[:, None], 1.0)
+    expected = law.natural(internal(law, row.truth)) * scale
+    np.testing.assert_allclose(law.natural(solution.best()), expected, rtol=row.rtol)
+    assert solution.converged[np.arange(units.size), solution.objective.argmin(1)].all()
 
 
-@pytest.mark.parametrize("name", TRUTH)
-def test_the_docstring_is_the_equation(name):
-    assert LAWS[name].__doc__.startswith("L(")
+@pytest.mark.parametrize("name", ROWS)
+def test_a_noisy_fit_covers_its_truth_and_says_what_it_knows(name):
+    row, law, _, response = truth_of(name)
+    noise = np.exp(row.noise * np.random.default_rng(1).normal(size=response.size))
+    fitted = fit(law, row.columns, response * noise, bootstrap=100)
+    entry = json.loads(json.dumps(fitted.to_json(), allow_nan=False))
+    assert set(entry["params"]) == set(entry["stderr"]) == set(entry["ci95"]) == set(row.truth)
+    covered = [low * 0.999 <= row.truth[k] <= high * 1.001 for k, (low, high) in fitted.ci95.items()]
+    assert np.mean(covered) >= 0.5
+    predicted = fitted.predict(row.columns)
+    assert np.isfinite(predicted).all()
+    assert np.mean((predicted.low <= response) & (response <= predicted.high)) >= 0.9
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_docstring_is_the_equation_and_its_source(name):
+    text = LAWS[name].__doc__
+    assert re.match(r"[A-Za-z]+(\([^)]*\))? = ", text), "begin with the equation: L(N) = ..."
+    assert re.search(r"\d{4}|Own\.", text), "cite the paper, or say Own."
+    for parameter in LAWS[name].parameters:
+        assert re.search(rf"(?<![A-Za-z]){re.escape(parameter)}(?![A-Za-z])", text), f"{parameter} is not explained"
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_simpler_laws_exist_and_read_no_more_columns(name):
+    for simpler in LAWS[name].simpler:
+        assert set(LAWS[simpler].inputs) <= set(LAWS[name].inputs)
+        assert len(LAWS[simpler].parameters) < len(LAWS[name].parameters)
 
 
 def test_unknown_law_names_the_nearest():

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from harness.laws import PowerLaw, PowerLawOffset, fit, prediction_verdict
-from harness.laws.fit import Prediction
+from harness.laws.fitting.fit import Prediction
 from workloads.base import BadInput
 
 N = np.array([1.2e4, 2.4e4, 4e4, 8e4, 1.3e5, 2.8e5])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from harness.laws.base import Law
-from harness.laws.solver import Solution
+from harness.laws.fitting.solver import Solution
 
 LOOSE = 0.5  # a parameter is not determined when its standard error exceeds this fraction of itself
 NO_EFFECT = 1e-3  # a positive parameter whose term is below this fraction of the loss everywhere is "at zero"

@@ -1,4 +1,4 @@
-"""Noise of the points, sandwich standard errors, and refits to simulated data (parametric bootstrap)."""
+"""Noise of the points and sandwich standard errors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.laws.base import Law
-from harness.laws.solver import Objective, jacobian, solve
+from harness.laws.fitting.objective import Objective
+from harness.laws.fitting.solver import jacobian
 
 
 @dataclass(frozen=True)
@@ -80,40 +81,6 @@ def sandwich(jac: np.ndarray, residual: np.ndarray, weight: np.ndarray, objectiv
     bread = np.linalg.pinv(jac.T @ (curvature[:, None] * jac), rcond=1e-14, hermitian=True)
     score = (weight * objective.psi(residual))[:, None] * jac
     return bread @ (score.T @ score) @ bread * (n / max(n - p, 1))
-
-
-@dataclass(frozen=True)
-class Refits:
-    """Fits to data simulated from the fitted law: theta (B, P), and the noise factor (B,) of each simulation."""
-
-    theta: np.ndarray
-    inflation: np.ndarray
-    converged: float
-
-
-def refit(
-    law: Law,
-    objective: Objective,
-    inputs: Mapping[str, np.ndarray],
-    fitted: np.ndarray,
-    theta: np.ndarray,
-    weight: np.ndarray,
-    noise: Noise,
-    draws: int,
-    seed: int,
-) -> Refits:
-    """Parametric bootstrap: data = fitted + noise whose own scale is drawn with its uncertainty, then refitted.
-
-    A refit stops within 1e-4 of its objective or after 60 iterations: parameters that still slide to infinity then (an
-    offset to zero) no longer move predictions (interval widths within 0.1% of those after 200 iterations).
-    """
-    rng = np.random.default_rng(seed)
-    inflation = noise.inflation(rng, draws)
-    data = fitted + rng.normal(size=(draws, fitted.size)) * noise.point * inflation[:, None]
-    starts = np.broadcast_to(theta, (draws, 1, theta.size))
-    weights = np.broadcast_to(weight, data.shape)
-    solution = solve(law, objective, inputs, data, weights, starts, iterations=60, tolerance=1e-4)
-    return Refits(solution.theta[:, 0], inflation, float(solution.converged.mean()))
 
 
 def internal_stderr(

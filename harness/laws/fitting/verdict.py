@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from harness.laws.fit import Prediction
+from harness.laws.fitting.fit import Prediction
 from workloads.base import BadInput
 
 NARROW = 0.03  # half-width allowed, as a fraction of the range of the fitted losses

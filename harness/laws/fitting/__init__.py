@@ -1,0 +1,1 @@
+"""How any law is fitted: objective, solver, error bars, identifiability, backtests."""
