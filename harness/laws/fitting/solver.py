@@ -4,12 +4,13 @@ The process trains in float32, so everything here runs inside `jax.enable_x64(Tr
 
 Fits differ a hundredfold in how many steps they need, so a batch does not wait for its slowest member: a fixed number of
 *lanes* step together, and a lane whose fit has ended takes the next one from the queue. With several CPU devices each takes
-an interleaved share of the queue.
+an interleaved share of the queue. Fits run on the CPU also where a GPU trains: they are small, and double precision.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -218,13 +219,12 @@ def solve(
     """
     sets, each, p = starts.shape
     lower, upper = bounds or tuple(np.broadcast_to(b, (sets, p)) for b in law.bounds())
-    devices = jax.local_devices(backend="cpu") if jax.default_backend() == "cpu" else jax.local_devices()[:1]
     fits = sets * each
-    devices = devices[: max(1, fits // LANES)]
+    devices = jax.local_devices(backend="cpu")[: max(1, fits // LANES)]
     share = -(-fits // len(devices))
     order = np.arange(share * len(devices)).reshape(share, len(devices)).T.ravel()  # interleaved: shares cost alike
     padded = np.minimum(order, fits - 1)
-    with jax.enable_x64(True):
+    with _double():
         problem = _Problem(*jax.tree.map(_float64, (dict(inputs), target, weight, lower, upper)))
         theta, value, converged = _solve(
             law,
@@ -243,6 +243,13 @@ def solve(
     return Solution(found[0].reshape(sets, each, p), found[1].reshape(sets, each), found[2].reshape(sets, each))
 
 
+@contextmanager
+def _double() -> Iterator[None]:
+    """Double precision, on the CPU whatever else trains there."""
+    with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
+        yield
+
+
 def _float64(value: Any) -> np.ndarray:
     return np.asarray(value, np.float64)
 
@@ -259,13 +266,13 @@ def _jacobian(law: Law, objective: Objective, inputs: Mapping[str, Array], theta
 
 def predict(law: Law, objective: Objective, inputs: Mapping[str, np.ndarray], theta: np.ndarray) -> np.ndarray:
     """Model values (B, n) in the objective's space, for theta (B, P)."""
-    with jax.enable_x64(True):
+    with _double():
         shared = jax.tree.map(_float64, dict(inputs))
         return np.asarray(_predict(law, objective, shared, _float64(theta)))
 
 
 def jacobian(law: Law, objective: Objective, inputs: Mapping[str, np.ndarray], theta: np.ndarray) -> np.ndarray:
     """Derivative (n, P) of the model values in the objective's space by theta (P,)."""
-    with jax.enable_x64(True):
+    with _double():
         shared = jax.tree.map(_float64, dict(inputs))
         return np.asarray(_jacobian(law, objective, shared, _float64(theta)))

@@ -52,13 +52,14 @@ class Procedure:
     """Base of all procedures: subclasses are frozen dataclasses whose fields are options.
 
     columns: names that a table must have; optional: names it may have.
-    text: columns that are labels, not numbers. The class docstring says what is estimated, how, and the source.
+    text: columns that are labels, not numbers; the others are positive numbers, those of may_be_zero finite ones. The class docstring says what is estimated, how, and the source.
     """
 
     name: ClassVar[str]
     columns: ClassVar[tuple[str, ...]]
     optional: ClassVar[tuple[str, ...]] = ()
     text: ClassVar[tuple[str, ...]] = ()
+    may_be_zero: ClassVar[tuple[str, ...]] = ()
 
     def run(self, columns: Mapping[str, np.ndarray], settings: Settings) -> Estimate:
         """Estimate from columns (n,) each. Raises BadInput where there is no honest number."""
