@@ -88,7 +88,8 @@ def read_points(
     loose = {*labels, *may_be_zero, *may_lack}
     strict = [name for name in (*needed, *present, *roles) if name not in loose]
     finite = [name for name in may_be_zero if name in (*needed, *present)]
-    table = clean(as_numbers(table, may_lack), strict, finite)
+    apart = [name for name in (*needed, *present) if name in loose]
+    table = clean(as_numbers(table, may_lack), strict, finite, apart)
     table = _without_outliers(table, response, source.outliers)
     names = [*wanted, *present]
     taken = {name: table.columns[name] for name in names}

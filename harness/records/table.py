@@ -149,11 +149,11 @@ def as_numbers(table: Table, names: Iterable[str]) -> Table:
     return replace(table, columns=columns, notes=tuple(notes))
 
 
-def clean(table: Table, positive: Sequence[str], finite: Sequence[str] = ()) -> Table:
+def clean(table: Table, positive: Sequence[str], finite: Sequence[str] = (), apart: Sequence[str] = ()) -> Table:
     """Without the rows in which a column of `positive` is not finite and > 0, or one of `finite` is not finite.
 
     Each row left out counts under the first reason that holds ("loss is not finite"). Rows equal in all these columns
-    stay and are noted. Raises BadInput on text in one of them, and if no row is left.
+    and those of `apart` (labels, or numbers that may be missing) stay and are noted. Raises BadInput on text in one of them, and if no row is left.
     """
     names = list(dict.fromkeys([*positive, *finite]))
     table = as_numbers(table, names)
@@ -173,6 +173,7 @@ def clean(table: Table, positive: Sequence[str], finite: Sequence[str] = ()) -> 
             f"no usable row is left of the {table.rows_read} in {table.source} ({reasons}); correct the table or columns.*"
         )
     table = _kept(table, keep, dropped)
+    names += [name for name in apart if name not in names]
     repeated = _repeated(table, names)
     if not repeated:
         return table
@@ -183,8 +184,8 @@ def clean(table: Table, positive: Sequence[str], finite: Sequence[str] = ()) -> 
 def _repeated(table: Table, names: Sequence[str]) -> int:
     if not names:
         return 0
-    values = np.stack([table.columns[name] for name in names], axis=1)
-    return len(values) - len(np.unique(values, axis=0))
+    codes = np.stack([np.unique(table.columns[name], return_inverse=True)[1] for name in names], axis=1)
+    return len(codes) - len(np.unique(codes, axis=0))
 
 
 def where(table: Table, expression: str) -> Table:

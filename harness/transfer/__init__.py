@@ -5,4 +5,11 @@ A check is a function on a table (arrays with one entry a trial) that returns a 
 
 from harness.transfer.learning_rate import Transfer, learning_rate_transfer
 
-__all__ = ["Transfer", "learning_rate_transfer"]
+__all__ = ["Transfer", "learning_rate_transfer", "main"]
+
+
+def main(argv: list[str]) -> int:
+    """The command `harness.transfer`; its imports reach further right in the house than the checks themselves."""
+    from harness.transfer import command
+
+    return command.main(argv)

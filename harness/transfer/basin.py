@@ -50,15 +50,20 @@ class Basin:
 
 
 def mean_curve(trials: Trials) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct x (L,) and y (L,) averaged over seeds, with seed effects taken out where seeds are missing."""
+    """Distinct x (L,) and y (L,) averaged over seeds, with seed effects taken out where seeds are missing.
+
+    Where they cannot be (seeds that share no learning rate, such as reruns on fresh seeds), plain means.
+    """
     x, column = np.unique(trials.x, return_inverse=True)
     seeds, row = np.unique(trials.seed, return_inverse=True)
     count = np.zeros((x.size, seeds.size))
     np.add.at(count, (column, row), 1.0)
+    plain = np.bincount(column, trials.y, x.size) / np.maximum(count.sum(1), 1.0)
     if x.size == 0 or np.all(count == count[0, 0]):
-        return x, np.bincount(column, trials.y, x.size) / np.maximum(count.sum(1), 1.0)
+        return x, plain
     design = np.concatenate([np.eye(x.size)[column], np.eye(seeds.size)[row] - 1.0 / seeds.size], axis=1)
-    return x, np.linalg.lstsq(design, trials.y, rcond=None)[0][: x.size]
+    coef, _, rank, _ = np.linalg.lstsq(design, trials.y, rcond=None)
+    return x, coef[: x.size] if rank == x.size + seeds.size - 1 else plain
 
 
 def find_basin(trials: Trials, excess: float) -> Basin:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from harness.transfer.basin import Trials
+from harness.transfer.basin import Trials, mean_curve
 from harness.transfer.drift import Drift, drift_line
 from harness.transfer.local_model import LocalModel, fit_local_model
 from harness.transfer.regret import Regret, base_regret
@@ -38,7 +38,9 @@ class Transfer:
 
     best_lr, best_lr_ci95 (W, 2), akima_lr: learning rates. loss_at_best: mean over seeds at the best learning rate,
     with its standard error over seeds, and the one that applies between scales that share their seeds.
-    base_lr_regret: relative excess loss. notes: scale -> why it was left out and what to run.
+    base_lr_regret: relative excess loss.
+    mean_curves: scale -> (learning rates, mean losses) of what did not diverge.
+    notes: scale -> why it was left out and what to run.
     """
 
     scales: np.ndarray
@@ -55,6 +57,7 @@ class Transfer:
     order: int
     dof: int
     diverged: np.ndarray
+    mean_curves: dict[float, tuple[np.ndarray, np.ndarray]]
     notes: dict[float, str]
     verdict: Verdict
     reason: str
@@ -138,10 +141,16 @@ def learning_rate_transfer(
         order=model.order,
         dof=model.dof,
         diverged=np.array([int(t.diverged.sum()) for t in sweep]),
+        mean_curves={float(s): _mean_curve(t) for s, t in zip(scales, sweep, strict=True)},
         notes={float(scales[i]): note for i, note in sorted(model.notes.items())},
         verdict=verdict,
         reason=reason,
     )
+
+
+def _mean_curve(trials: Trials) -> tuple[np.ndarray, np.ndarray]:
+    x, y = mean_curve(trials.usable())
+    return 2.0**x, np.exp(y)
 
 
 def _plain(values: np.ndarray) -> Any:

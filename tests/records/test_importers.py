@@ -464,6 +464,26 @@ def test_bad_where(expression: str, message: str) -> None:
         where(table(loss=[1.0, 2.0], n=[1.0, 2.0], N=[1.0, 2.0]), expression)
 
 
+PUBLISHED = {
+    "chinchilla_besiroglu/svg_extracted_data.csv": (
+        {"N": "Model Size", "C": "Training FLOP", "D": "C / (6 * N)"},
+        ["N", "C", "D", "loss"],
+        245,
+    ),
+    "gemstones/wandb_df_for_fitting_hot.jsonl": (
+        {"N": "params_active_precise", "D": "tokens", "loss": "final_loss"},
+        ["N", "D", "loss"],
+        220,
+    ),
+    "steplaw/dense_lr_bs_loss.csv": ({"M": "D/N", "loss": "smooth loss"}, ["N", "D", "M", "loss"], 1911),
+    "porian/isoflop_points.csv": ({"N": "n", "D": "t", "C": "flops"}, ["N", "D", "C", "loss"], 1745),
+    "revisiting_nsl/benchmark.lang.csv": ({"N": "Seen Examples", "loss": "Loss"}, ["N", "loss"], 1399),
+    "multipowerlaw/csv_25/*.csv": ({}, ["step", "lr", "loss"], 2059),
+}
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="no published data beside the checkout")
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_published_tables(name: str) -> None:
     if not DATA.is_dir():
         pytest.skip(f"{DATA} is absent: published data is not part of the repository")

@@ -223,6 +223,13 @@ def test_missing_trials_do_not_shift_the_mean_curve_by_their_seed():
     np.testing.assert_allclose(np.diff(mean), np.diff(np.arange(4.0) ** 2), atol=1e-9)
 
 
+def test_seeds_that_share_no_learning_rate_are_averaged_as_they_are():
+    x, seed = np.array([0.0, 1, 3, 0, 1, 3, 2, 2]), np.array([0, 0, 0, 1, 1, 1, 8, 9])
+    y = (x - 1) ** 2 + 0.01 * seed
+    _, mean = mean_curve(Trials(x, y, seed, np.zeros(8, bool)))
+    np.testing.assert_allclose(mean, [1.005, 0.005, 1.085, 4.005])
+
+
 BAD = {
     "lengths": (lambda c: c | {"loss": c["loss"][:3]}, "one entry a trial"),
     "nan loss": (lambda c: c | {"loss": c["loss"] * np.nan}, "mark trials"),
