@@ -1,10 +1,12 @@
 """windtunnel: small proxy models, thousands of trials at a time.
 
 commands:
-  train   train one trial, or with -m a sweep of them
-  study   plan, train, analyse and report a named study: study=quickstart
-  runs    list, filter and export what is recorded
-  report  write a study's HTML report again from its records
+  train     train one trial, or with -m a sweep of them
+  study     plan, train, analyse and report a named study: study=quickstart
+  fit       fit laws to any table of runs, with error bars
+  transfer  whether the best learning rate moves with scale, from any table of runs
+  runs      list, filter and export what is recorded
+  report    write a study's HTML report again from its records
 
 `windtunnel COMMAND --help` explains a command; `python -m harness.COMMAND` is the same.
 """
@@ -18,7 +20,7 @@ from harness import cli
 from harness.registry import nearest
 from workloads.base import BadInput
 
-COMMANDS = ("train", "study", "runs", "report")
+COMMANDS = ("train", "study", "fit", "transfer", "runs", "report")
 
 
 def main(argv: list[str]) -> int:

@@ -31,7 +31,11 @@ def configure(devices: int | None = None, cache: Path | None = None) -> None:
     ours = [f"--{flag}={value}" for flag, value in _CPU_FLAGS.items() if flag not in given]
     os.environ["XLA_FLAGS"] = " ".join([given, *ours]).strip()
     if "xla_force_host_platform_device_count" not in given:
-        jax.config.update("jax_num_cpu_devices", devices or len(os.sched_getaffinity(0)))
+        try:
+            jax.config.update("jax_num_cpu_devices", devices or len(os.sched_getaffinity(0)))
+        except RuntimeError:  # something used JAX before; the default is a wish, a number asked for an order
+            if devices:
+                raise
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(cache or _default_cache()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -67,6 +67,8 @@ class Law:
     documented grid, unless `start_points` is overridden. simpler: laws shown beside this one in backtests. objective: what
     is minimised unless the user says otherwise. whole_curves: the points are of training curves (columns curve and step;
     rows without a response only describe the schedule); curves, not points, are then left out and resampled.
+    extrapolates: where backtests go along the first input: up, down (a loss), or between its values (a law of a peak).
+    may_be_constant: inputs that need not vary.
     The class docstring is the equation, its source and its units. Fields of the dataclass are options of the form.
     """
 
@@ -78,6 +80,8 @@ class Law:
     simpler: ClassVar[tuple[str, ...]] = ()
     objective: ClassVar[Objective] = Objective()
     whole_curves: ClassVar[bool] = False
+    extrapolates: ClassVar[Literal["up", "down", "between"]] = "up"
+    may_be_constant: ClassVar[tuple[str, ...]] = ()
 
     def features(self, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """What `log_loss` reads, from the input columns (n,): arrays whose first axis is the points.

@@ -74,7 +74,8 @@ def _attribute(path: Path, attribute: str) -> Any:
     if not path.is_file():
         raise BadInput(f"there is no file {path}; law=NAME takes one of {', '.join(LAWS)}, or FILE.py:NAME")
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module  # dataclasses look their module up
     try:

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from harness.laws.allocation import allocate
 from harness.laws.fitting.fit import Fit
 from harness.laws.plots import Contour, Layer, Plot
+from workloads.base import BadInput
 
 _SMOOTH = 64  # points of a drawn line
 _CONTOUR = 48
@@ -105,14 +107,12 @@ def _contour(fit: Fit, columns: Mapping[str, np.ndarray], observed: np.ndarray) 
 def _optimal_line(fit: Fit, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(N, D) of lowest loss for each of some compute budgets, where they lie within the picture."""
     compute = np.geomspace(6 * x[0] * y[0], 6 * x[-1] * y[-1], _CONTOUR)
-    size = np.geomspace(x[0], x[-1], 4 * _CONTOUR)
-    mesh_size, mesh_compute = np.meshgrid(size, compute)
-    tokens = mesh_compute / (6 * mesh_size)
-    loss = fit.predict({"N": mesh_size.ravel(), "D": tokens.ravel()}).mean.reshape(mesh_size.shape)
-    at = loss.argmin(axis=1)
-    best = tokens[np.arange(compute.size), at]
-    inside = (at > 0) & (at < size.size - 1) & (best >= y[0]) & (best <= y[-1])
-    return size[at][inside], best[inside]
+    try:
+        best = allocate(fit, compute)
+    except BadInput:  # the fitted loss falls all the way to one edge: there is no such line
+        return np.empty(0), np.empty(0)
+    inside = (x[0] <= best.N) & (x[-1] >= best.N) & (y[0] <= best.D) & (y[-1] >= best.D)
+    return best.N[inside], best.D[inside]
 
 
 def _against_prediction(fit: Fit, columns: Mapping[str, np.ndarray], observed: np.ndarray) -> tuple[Plot, ...]:

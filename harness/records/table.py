@@ -152,8 +152,9 @@ def as_numbers(table: Table, names: Iterable[str]) -> Table:
 def clean(table: Table, positive: Sequence[str], finite: Sequence[str] = (), apart: Sequence[str] = ()) -> Table:
     """Without the rows in which a column of `positive` is not finite and > 0, or one of `finite` is not finite.
 
-    Each row left out counts under the first reason that holds ("loss is not finite"). Rows equal in all these columns
-    and those of `apart` (labels, or numbers that may be missing) stay and are noted. Raises BadInput on text in one of them, and if no row is left.
+    Each row left out counts under the first reason that holds ("loss is not finite"). Rows equal in all these columns and
+    those of `apart` (labels, or numbers that may be missing) stay and are noted. Raises BadInput on text in one of them,
+    and if no row is left.
     """
     names = list(dict.fromkeys([*positive, *finite]))
     table = as_numbers(table, names)

@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 
-from harness import __version__
 from harness.config import WORKLOADS
 from harness.records.files import atomic_write_text
 from harness.report import sections, text
 from harness.report.canvas import Picture
 from harness.report.inputs import Inputs, numbers, read, settings
-from harness.report.palette import css
 from harness.report.pictures_curves import Curves, curves_picture
 from harness.report.pictures_drift import best_learning_rate_picture, drift_picture
 from harness.report.pictures_rates import learning_rate_pictures
 from harness.report.pictures_scaling import law_picture
 from harness.report.scaling import scaling
+from harness.report.template import render
 from harness.report.trials import Arranged, Series, arrange
 from workloads.base import BadInput
 
 FILE = "report.html"
 FIGURES = "figures"
 MOST_SERIES = 24
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
 @dataclass(frozen=True)
@@ -166,11 +158,6 @@ def _unit(inputs: Inputs) -> str:
 
 
 def _render(inputs: Inputs, arranged: Arranged, parts: list[Section]) -> str:
-    environment = Environment(
-        autoescape=True, finalize=text.finalize, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    script, style = _asset("report.js"), _asset("report.css")
-    style = style.replace("/*light*/", css(0)).replace("/*dark*/", css(1))
     trials, left_out = sections.trial_table(inputs, arranged)
     context: dict[str, Any] = {
         "name": text.clean(inputs.study.get("name") or inputs.root.name),
@@ -186,13 +173,8 @@ def _render(inputs: Inputs, arranged: Arranged, parts: list[Section]) -> str:
         "left_out": left_out,
         "commands": _commands(inputs),
         "study_text": inputs.study_text,
-        "version": __version__,
-        "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "script": Markup(script),
-        "style": Markup(style),
-        "policy": f"{POLICY}; script-src '{_digest(script)}'",
     }
-    return environment.from_string(_asset("report.html")).render(context)
+    return render("report.html", context)
 
 
 def _headline(inputs: Inputs) -> Iterator[tuple[str, str]]:
@@ -232,12 +214,3 @@ def _commands(inputs: Inputs) -> list[tuple[str, str]]:
         ("list the trials", f".venv/bin/python -m harness.runs study={name} sort=final_loss"),
         ("write this page again", f".venv/bin/python -m harness.report study={name}"),
     ]
-
-
-def _asset(name: str) -> str:
-    return (resources.files("harness.report") / name).read_text(encoding="utf-8")
-
-
-def _digest(script: str) -> str:
-    """The script's hash for the content security policy: no other script runs on the page."""
-    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"

@@ -98,6 +98,14 @@ def test_standard_errors_weight_the_points():
     )
 
 
+def test_equal_standard_errors_are_no_weights_in_linear_space():
+    loss = (1.5 + 8 * N**-0.35) * np.exp(0.01 * NOISE)
+    linear = Objective("mse", space="linear")
+    with_errors = fit(PowerLaw(), {"N": N}, loss, stderr=np.full(6, 0.01), objective=linear, bootstrap=200)
+    without = fit(PowerLaw(), {"N": N}, loss, objective=linear, bootstrap=200)
+    assert with_errors.params == pytest.approx(without.params, rel=1e-6)
+
+
 def test_residuals_beyond_the_standard_errors_are_reported():
     loss = (1.5 + 8 * N**-0.35) * np.exp(0.01 * NOISE)
     assert any("exceed" in w for w in offset(loss, stderr=1e-4 * loss).warnings)

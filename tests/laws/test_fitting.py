@@ -143,8 +143,8 @@ def test_an_asymmetric_objective_has_no_likelihood_and_leans_to_its_side():
     below = fit(LINE, {"N": N}, LOSS, objective=lower, bootstrap=100)
     above = fit(LINE, {"N": N}, LOSS, objective=upper, bootstrap=100)
     assert below.information == {}
-    assert np.mean(LOSS < below.losses) < 0.15
-    assert np.mean(LOSS > above.losses) < 0.15
+    assert np.mean(below.losses > LOSS) < 0.15
+    assert np.mean(above.losses < LOSS) < 0.15
 
 
 def test_residuals_tell_autocorrelation_spread_and_far_points():

@@ -13,6 +13,7 @@ from scipy.optimize import least_squares
 
 from harness.laws import LAWS, Grid, Objective, PowerLaw, PowerLawOffset, fit
 from harness.laws.fitting.solver import predict, solve
+from harness.laws.procedures import PROCEDURES
 from tests.laws.rows import ROWS
 from workloads.base import BadInput
 
@@ -134,3 +135,7 @@ def test_float64_stays_inside():
 def test_bad_objective(bad):
     with pytest.raises(BadInput):
         Objective(**bad)
+
+
+def test_laws_and_procedures_share_no_name():
+    assert not set(LAWS) & set(PROCEDURES)

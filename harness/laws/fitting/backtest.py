@@ -11,6 +11,7 @@ from harness.laws.base import Law
 from harness.laws.fitting.objective import Objective
 from harness.laws.fitting.solver import Solution, predict, solve
 
+SCREENED = 64  # starts of a subset's fit; all starts are tried on the whole
 MOST_FOLDS = 12  # with more distinct sizes, neighbouring ones are grouped
 
 
@@ -33,19 +34,20 @@ def straight_line(size: np.ndarray, loss: np.ndarray, new_size: np.ndarray | flo
     return np.exp(y[1] + slope * np.log(np.asarray(new_size, np.float64) / last[1]))
 
 
-def roll_forward(size: np.ndarray, inputs: int, parameters: int) -> list[Fold]:
+def roll_forward(size: np.ndarray, inputs: int, parameters: int, down: bool = False) -> list[Fold]:
     """The k smallest sizes predict the next, for every k that can carry `parameters` (one of `inputs` columns is size).
 
-    With more than MOST_FOLDS sizes, neighbours are grouped by equal counts of points.
+    With more than MOST_FOLDS sizes, neighbours are grouped by equal counts of points. down: the largest predict the next
+    smaller one.
     """
-    level = _levels(size)
+    level = _levels(-size if down else size)
     count = int(level.max()) + 1
     least = max(2, parameters if inputs == 1 and count == np.unique(size).size else 2)
     folds = []
     for k in range(least, count):
         train, test = level < k, level == k
         if train.sum() >= parameters and np.unique(size[train]).size >= 2:
-            held = float(size[test].min())
+            held = float(size[test].max() if down else size[test].min())
             fitted = int(np.unique(size[train]).size)
             folds.append(Fold({"sizes_fitted": fitted, "size_predicted": held}, train, test))
     return folds
@@ -60,10 +62,14 @@ def leave_one_out(group: np.ndarray) -> list[Fold]:
 
 
 def folds_of(law: Law, columns: Mapping[str, np.ndarray]) -> list[Fold]:
-    """The law's own way of being tested: whole curves left out, or sizes rolled forward."""
+    """The law's own way of being tested: whole curves or single sizes left out, or sizes rolled forward."""
     if law.whole_curves:
         return leave_one_out(np.asarray(columns["curve"]))
-    return roll_forward(np.asarray(columns[law.inputs[0]], np.float64), len(law.inputs), len(law.parameters))
+    size = np.asarray(columns[law.inputs[0]], np.float64)
+    if law.extrapolates == "between":
+        level = _levels(size)
+        return [fold for fold in leave_one_out(level) if fold.train.sum() >= len(law.parameters)]
+    return roll_forward(size, len(law.inputs), len(law.parameters), down=law.extrapolates == "down")
 
 
 def fit_subsets(
@@ -74,10 +80,41 @@ def fit_subsets(
     weight: np.ndarray,
     masks: Sequence[np.ndarray],
 ) -> Solution:
-    """The law fitted to each subset of the points, from its own starts, in one solver call."""
+    """The law fitted to each subset of the points, from its own starts, in one solver call.
+
+    Of more than SCREENED starts, each subset descends from those at which its own objective is lowest.
+    """
     starts = [law.start_points({k: v[m] for k, v in features.items()}, loss[m]) for m in masks]
-    target = np.broadcast_to(objective.transform(loss), (len(masks), loss.size))
-    return solve(law, objective, features, target, weight * np.stack(masks), np.stack(starts))
+    weights = weight * np.stack(masks)
+    target = objective.transform(loss)
+    if starts[0].shape[0] > SCREENED:
+        starts = [
+            s[np.argsort(objective_at(law, objective, features, target, w, s), kind="stable")[:SCREENED]]
+            for s, w in zip(starts, weights, strict=True)
+        ]
+    return solve(law, objective, features, np.broadcast_to(target, weights.shape), weights, np.stack(starts))
+
+
+def fit_all(
+    law: Law, objective: Objective, features: Mapping[str, np.ndarray], loss: np.ndarray, weight: np.ndarray
+) -> Solution:
+    """The law fitted to all points from every one of its starts."""
+    target = objective.transform(loss)[None]
+    return solve(law, objective, features, target, weight[None], law.start_points(features, loss)[None])
+
+
+def objective_at(
+    law: Law,
+    objective: Objective,
+    features: Mapping[str, np.ndarray],
+    target: np.ndarray,
+    weight: np.ndarray,
+    theta: np.ndarray,
+) -> np.ndarray:
+    """The objective (B,) at theta (B, P), infinite where the law has no value."""
+    residual = predict(law, objective, features, theta) - target
+    value = np.sum(weight * np.asarray(objective.rho(residual)), axis=1)
+    return np.where(np.isnan(value), np.inf, value)
 
 
 def errors(folds: Sequence[Fold], forecast: Mapping[str, np.ndarray], loss: np.ndarray) -> dict[str, Any]:

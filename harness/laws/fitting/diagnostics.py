@@ -14,6 +14,7 @@ from harness.laws.fitting.solver import Solution
 LOOSE = 0.5  # a parameter is not determined when its standard error exceeds this fraction of itself
 NO_EFFECT = 1e-3  # a positive parameter whose term is below this fraction of the loss everywhere is "at zero"
 SAME_OBJECTIVE = 1e-6  # relative difference of objectives that counts as equal
+SINGULAR = 1e7  # condition number beyond which rounding decides: refits then stay where they began
 DISTINCT = 0.05  # distance in internal coordinates (a 5 % change) that counts as another minimum
 
 
@@ -91,6 +92,8 @@ def identify(
     singular = np.linalg.svd(jac / np.where(norms > 0, norms, 1.0), compute_uv=False)
     condition = float(singular[0] / max(singular[-1], 1e-300)) if np.all(norms > 0) else 1e300
     values, vectors = np.linalg.eigh(covariance)
+    if condition > SINGULAR:
+        warnings = [*warnings, f"condition number {condition:.0e}: the intervals of {', '.join(loose)} mean nothing"]
     direction = vectors[:, -1] / vectors[np.argmax(np.abs(vectors[:, -1])), -1]
     hit, minima = bounds_hit(law, theta, jac), equal_minima(law, solution)
     return Identifiable(

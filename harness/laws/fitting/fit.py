@@ -11,8 +11,10 @@ import numpy as np
 
 from harness.laws.base import LAWS, Law, positive
 from harness.laws.fitting.backtest import (
+    SCREENED,
     Fold,
     errors,
+    fit_all,
     fit_subsets,
     folds_of,
     line_forecast,
@@ -162,12 +164,12 @@ def fit(
         raise BadInput(f"stderr_dof={stderr_dof} must be positive (seeds - 1 where each point has its own error)")
     if bootstrap < 100:
         raise BadInput(f"bootstrap={bootstrap} is too few for 95% intervals; use at least 100 (default 1000)")
-    points = checked(law, inputs, loss, stderr, weights, cluster)
+    points = checked(law, inputs, loss, stderr, weights, cluster, objective.space)
     log_stderr = points.stderr
     if log_stderr is not None and objective.space == "log":
         log_stderr = log_stderr / points.loss
     folds = folds_of(law, points.columns)
-    law, solution, variants = _best_variant(law, objective, points, folds)
+    law, solution, rolled, variants = _best_variant(law, objective, points, folds)
     theta = solution.best()[0]
     fitted = predict(law, objective, points.features, theta[None])[0]
     target = objective.transform(points.loss)
@@ -189,7 +191,7 @@ def fit(
         ci95=_percentiles(law, refits),
         bootstrap_stderr=_named(law, np.nanstd(law.natural(refits.theta), axis=0, ddof=1)),
         identifiable=identify(law, theta, jac, covariance, solution, warnings),
-        backtest=_backtest(law, solution.best()[1:], objective, points, folds),
+        backtest=_backtest(law, rolled, objective, points, folds),
         residuals=described,
         information=information(objective, fitted - target, points.weight, theta.size + (len(variants) > 1)),
         profile=profile(base, profiled, np.sqrt(np.clip(np.diag(spread), 0, None))),
@@ -220,7 +222,13 @@ class Points:
 
 
 def checked(
-    law: Law, inputs: Mapping[str, Any], loss: Any, stderr: Any = None, weights: Any = None, cluster: Any = None
+    law: Law,
+    inputs: Mapping[str, Any],
+    loss: Any,
+    stderr: Any = None,
+    weights: Any = None,
+    cluster: Any = None,
+    space: str = "log",
 ) -> Points:
     """The points that `law` can be fitted to, or BadInput saying why there is no honest number."""
     columns = columns_of(law, inputs)
@@ -240,7 +248,8 @@ def checked(
         positive(law.response if name == "loss" else name, column)
     observed, spread = numbers["loss"], numbers.get("stderr")
     _enough(law, columns, observed.size, spread is not None)
-    weight = numbers.get("weights", np.ones_like(observed) if spread is None else spread**-2.0 * observed**2)
+    scale = observed if space == "log" else np.ones_like(observed)
+    weight = numbers.get("weights", np.ones_like(observed) if spread is None else (scale / spread) ** 2)
     return Points(columns, features, observed, spread, weight / weight.mean(), labels)
 
 
@@ -258,16 +267,24 @@ def columns_of(law: Law, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 def _best_variant(
     law: Law, objective: Objective, points: Points, folds: Sequence[Fold]
-) -> tuple[Law, Solution, dict[str, float]]:
-    """The variant of lowest objective on all points, its fits to all points (row 0) and to each fold, all objectives."""
-    masks = [np.ones(points.loss.size, bool), *(fold.train for fold in folds)]
-    found: list[tuple[Law, Solution]] = []
+) -> tuple[Law, Solution, np.ndarray, dict[str, float]]:
+    """The variant of lowest objective on all points, its fits from every start, its theta on each fold, all objectives.
+
+    A law of few starts is fitted to everything and to the folds in one call, which compiles once.
+    """
+    found: list[tuple[Law, Solution, np.ndarray]] = []
     for form in law.variants():
-        found.append((form, fit_subsets(form, objective, points.features, points.loss, points.weight, masks)))
-    values = [float(solution.objective[0].min()) for _, solution in found]
-    best = int(np.argmin(values))
-    names = {repr(form): value for (form, _), value in zip(found, values, strict=True)}
-    return (*found[best], names if len(found) > 1 else {})
+        given = (form, objective, points.features, points.loss, points.weight)
+        masks = [fold.train for fold in folds]
+        if form.start_points(points.features, points.loss).shape[0] > SCREENED:
+            rolled = fit_subsets(*given, masks).best() if folds else np.zeros((0, len(form.parameters)))
+            found.append((form, fit_all(*given), rolled))
+        else:
+            both = fit_subsets(*given, [np.ones(points.loss.size, bool), *masks])
+            found.append((form, Solution(*(column[:1] for column in both)), both.best()[1:]))
+    values = [float(solution.objective[0].min()) for _, solution, _ in found]
+    names = {repr(form): value for (form, _, _), value in zip(found, values, strict=True)}
+    return (*found[int(np.argmin(values))], names if len(found) > 1 else {})
 
 
 def _backtest(
@@ -336,7 +353,7 @@ def _enough(law: Law, columns: dict[str, np.ndarray], n: int, known_noise: bool)
     p = len(law.parameters)
     if not law.whole_curves:
         for name, column in columns.items():
-            if np.unique(column).size < 2:
+            if np.unique(column).size < 2 and name not in law.may_be_constant:
                 raise BadInput(f"all points have the same {name}; law '{law.name}' needs at least two")
     rows = list(zip(*(column.tolist() for column in columns.values()), strict=True))
     distinct = len(set(rows))

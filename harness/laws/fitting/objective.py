@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import jax.numpy as jnp
 import numpy as np
 
 from workloads.base import BadInput
@@ -17,6 +16,7 @@ Array = Any
 class Objective:
     """sum_i w_i a_i rho(r_i), r = predicted - observed, in log loss (`space="log"`) or in loss (`space="linear"`).
 
+    Works on numpy and JAX arrays alike.
     kind="huber": rho = r^2/2 up to |r| = delta, delta (|r| - delta/2) beyond. kind="mse": rho = r^2/2.
     asymmetry tau: a = 2 tau where the prediction lies above the point and 2 (1 - tau) below; 0.5 is symmetric, towards 1
     the law becomes a lower envelope (expectile regression, Newey & Powell 1987, for kind="mse").
@@ -44,14 +44,14 @@ class Objective:
         """a, the weight of the residual's sign."""
         if self.asymmetry == 0.5:
             return 1.0
-        return jnp.where(r > 0, 2 * self.asymmetry, 2 * (1 - self.asymmetry))
+        return 2 * (1 - self.asymmetry) + (4 * self.asymmetry - 2) * (r > 0)
 
     def rho(self, r: Array) -> Array:
         if self.kind == "mse":
             return self._side(r) * 0.5 * r**2
-        size = jnp.abs(r)
-        huber = jnp.where(size <= self.delta, 0.5 * r**2, self.delta * (size - 0.5 * self.delta))
-        return self._side(r) * huber
+        size = abs(r)
+        inside = size.clip(None, self.delta)
+        return self._side(r) * inside * (size - 0.5 * inside)
 
     def psi(self, r: Array) -> Array:
         """rho'(r)."""

@@ -139,10 +139,11 @@ def _queue(
     problem: _Problem,
     starts: Array,
     owner: Array,
+    count: Array,
     iterations: Array,
     tolerance: Array,
 ) -> tuple[Array, Array, Array]:
-    """All fits of one device's share: theta (F, P), objective (F,), converged (F,)."""
+    """The first `count` fits of one device's share: theta (F, P), objective (F,), converged (F,)."""
     fits, p = starts.shape
     step = jax.vmap(partial(_step, law, objective, problem.inputs, tolerance))
 
@@ -161,7 +162,7 @@ def _queue(
         results = (new.theta, new.value, new.converged)
         out = tuple(column.at[row].set(value) for column, value in zip(out, results, strict=True))
         taken = queued + jnp.cumsum(ended) - 1
-        fit = jnp.where(ended, jnp.minimum(taken, fits), lane.fit)
+        fit = jnp.where(ended, jnp.where(taken < count, taken, fits), lane.fit)
         lane = _Lane(
             fit,
             jnp.where(ended[:, None], load(fit), new.theta),
@@ -170,7 +171,7 @@ def _queue(
         )
         return lane, queued + jnp.sum(ended), out
 
-    first = jnp.minimum(jnp.arange(lanes), fits)
+    first = jnp.where(jnp.arange(lanes) < count, jnp.arange(lanes), fits)
     lane = _Lane(first, load(first), jnp.full(lanes, 1e-2), jnp.zeros(lanes, jnp.int64))
     out = (jnp.zeros((fits + 1, p)), jnp.full(fits + 1, jnp.inf), jnp.zeros(fits + 1, bool))
     ended = jax.lax.while_loop(lambda c: jnp.any(c[0].fit < fits), body, (lane, jnp.asarray(lanes), out))
@@ -187,15 +188,16 @@ def _solve(
     problem: _Problem,
     starts: Array,
     owner: Array,
+    count: Array,
     iterations: Array,
     tolerance: Array,
 ) -> tuple[Array, Array, Array]:
     split, whole = PartitionSpec("fits"), PartitionSpec()
-    specs = (whole, split, split, whole, whole)
+    specs = (whole, split, split, whole, whole, whole)
     shared = jax.shard_map(
         partial(_queue, law, objective, lanes), mesh=mesh, in_specs=specs, out_specs=split, check_vma=False
     )
-    return shared(problem, starts, owner, iterations, tolerance)
+    return shared(problem, starts, owner, count, iterations, tolerance)
 
 
 def solve(
@@ -217,23 +219,33 @@ def solve(
     default; equal bounds hold a coordinate. A fit has converged when its next step promises less than `tolerance` of its
     objective.
     """
-    sets, each, p = starts.shape
+    (sets, each, p), n = starts.shape, target.shape[1]
     lower, upper = bounds or tuple(np.broadcast_to(b, (sets, p)) for b in law.bounds())
     fits = sets * each
     devices = jax.local_devices(backend="cpu")[: max(1, fits // LANES)]
     share = -(-fits // len(devices))
-    order = np.arange(share * len(devices)).reshape(share, len(devices)).T.ravel()  # interleaved: shares cost alike
-    padded = np.minimum(order, fits - 1)
+    room = _size(share)
+    order = np.full((len(devices), room), fits)
+    order[:, :share] = np.arange(share * len(devices)).reshape(share, len(devices)).T  # interleaved: shares cost alike
+    order = np.minimum(order.ravel(), fits)
+    taken = np.minimum(order, fits - 1)
     with _double():
-        problem = _Problem(*jax.tree.map(_float64, (dict(inputs), target, weight, lower, upper)))
+        problem = _Problem(
+            _roomy(inputs),
+            _padded(_padded(target.T, _size(n)).T, _size(sets)),
+            _padded(np.pad(_float64(weight), ((0, 0), (0, _size(n) - n))), _size(sets)),
+            _padded(lower, _size(sets)),
+            _padded(upper, _size(sets)),
+        )
         theta, value, converged = _solve(
             law,
             objective,
-            min(LANES, share),
+            min(LANES, room),
             Mesh(np.array(devices), ("fits",)),
             problem,
-            _float64(starts.reshape(fits, p)[padded]),
-            np.repeat(np.arange(sets), each)[padded],
+            _float64(starts.reshape(fits, p)[taken]),
+            np.repeat(np.arange(sets), each)[taken],
+            np.asarray(share),
             np.asarray(iterations),
             _float64(tolerance),
         )
@@ -241,6 +253,26 @@ def solve(
     back = np.argsort(order[kept])
     found = tuple(np.asarray(column)[kept][back] for column in (theta, value, converged))
     return Solution(found[0].reshape(sets, each, p), found[1].reshape(sets, each), found[2].reshape(sets, each))
+
+
+def _size(count: int) -> int:
+    """Room for `count`: sizes come in steps, so that similar tables and batches share one compiled program."""
+    return max(8, 1 << (count - 1).bit_length()) if count <= 256 else -(-count // 256) * 256
+
+
+def _padded(array: np.ndarray, room: int) -> np.ndarray:
+    """The first axis filled up to `room` with copies of its first entry."""
+    array = np.asarray(array, np.float64)
+    return np.concatenate([array, np.broadcast_to(array[:1], (room - array.shape[0], *array.shape[1:]))])
+
+
+def _points(inputs: Mapping[str, np.ndarray]) -> int:
+    return int(next(iter(inputs.values())).shape[0])
+
+
+def _roomy(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The features of n points, filled up to the next size with copies of the first point."""
+    return {name: _padded(value, _size(_points(inputs))) for name, value in inputs.items()}
 
 
 @contextmanager
@@ -267,12 +299,11 @@ def _jacobian(law: Law, objective: Objective, inputs: Mapping[str, Array], theta
 def predict(law: Law, objective: Objective, inputs: Mapping[str, np.ndarray], theta: np.ndarray) -> np.ndarray:
     """Model values (B, n) in the objective's space, for theta (B, P)."""
     with _double():
-        shared = jax.tree.map(_float64, dict(inputs))
-        return np.asarray(_predict(law, objective, shared, _float64(theta)))
+        found = _predict(law, objective, _roomy(inputs), _padded(theta, _size(theta.shape[0])))
+        return np.asarray(found)[: theta.shape[0], : _points(inputs)]
 
 
 def jacobian(law: Law, objective: Objective, inputs: Mapping[str, np.ndarray], theta: np.ndarray) -> np.ndarray:
     """Derivative (n, P) of the model values in the objective's space by theta (P,)."""
     with _double():
-        shared = jax.tree.map(_float64, dict(inputs))
-        return np.asarray(_jacobian(law, objective, shared, _float64(theta)))
+        return np.asarray(_jacobian(law, objective, _roomy(inputs), _float64(theta)))[: _points(inputs)]

@@ -11,6 +11,8 @@ from harness.laws.base import Law
 from harness.laws.fitting.objective import Objective
 from harness.laws.fitting.solver import jacobian
 
+FLAT = 1e-9  # singular values (of columns scaled to one) below this share of the largest are rounding
+
 
 @dataclass(frozen=True)
 class Noise:
@@ -86,7 +88,14 @@ def sandwich(jac: np.ndarray, residual: np.ndarray, weight: np.ndarray, objectiv
 def internal_stderr(
     law: Law, objective: Objective, inputs: Mapping[str, np.ndarray], theta: np.ndarray, noise: Noise
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Jacobian (n, P) and covariance (P, P) of theta under `noise`, by the pseudo-inverse (for identifiability)."""
+    """Jacobian (n, P) and covariance (P, P) of theta under `noise`, for identifiability.
+
+    A direction in which nothing changes has a huge variance, not the zero that a pseudo-inverse would give it.
+    """
     jac = jacobian(law, objective, inputs, theta)
     scaled = jac / noise.point[:, None] if np.all(noise.point > 0) else jac * 1e12
-    return jac, np.linalg.pinv(scaled.T @ scaled, rcond=1e-15, hermitian=True)
+    norms = np.linalg.norm(scaled, axis=0)
+    norms = np.where(norms > 0, norms, max(float(norms.max()), 1e-300) * FLAT)
+    _, singular, rows = np.linalg.svd(scaled / norms, full_matrices=False)
+    axes = rows.T / np.maximum(singular, singular[0] * FLAT)
+    return jac, axes @ axes.T / np.outer(norms, norms)

@@ -51,8 +51,8 @@ class Estimate:
 class Procedure:
     """Base of all procedures: subclasses are frozen dataclasses whose fields are options.
 
-    columns: names that a table must have; optional: names it may have.
-    text: columns that are labels, not numbers; the others are positive numbers, those of may_be_zero finite ones. The class docstring says what is estimated, how, and the source.
+    columns: names that a table must have; optional: names it may have. text: those that are labels; the others are positive
+    numbers, those of may_be_zero finite ones. The class docstring says what is estimated, how, and the source.
     """
 
     name: ClassVar[str]

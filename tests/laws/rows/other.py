@@ -2,11 +2,6 @@
 
 import numpy as np
 
-import harness.laws.accuracy_sigmoid
-import harness.laws.capacity
-import harness.laws.pass_rate
-import harness.laws.repeated_data
-import harness.laws.routed  # noqa: F401
 from tests.laws.rows.row import Row, grid
 
 _LOSS = {"loss": np.linspace(1.6, 4.0, 25)}
@@ -30,5 +25,6 @@ ROWS = {
     "accuracy_size": Row(
         {"floor": 0.25, "ceil": 0.9, "k": 0.9, "N_0": 1e9}, {"N": np.geomspace(1e7, 1e11, 25)}, noise=3e-3
     ),
+    "ensemble": Row({"E": 3.2, "A": 0.3}, {"K": np.array([1.0, 2, 3, 4, 5, 8, 16])}, units=("E", "A")),
     "pass_rate": Row({"c": 3000.0, "a": 0.36}, {"N": np.geomspace(1e8, 1e11, 12)}, noise=5e-3),
 }

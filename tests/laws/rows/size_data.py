@@ -2,9 +2,6 @@
 
 import numpy as np
 
-import harness.laws.data_constrained
-import harness.laws.kaplan
-import harness.laws.over_training  # noqa: F401
 from tests.laws.rows.row import Row, grid
 
 _ND = grid(N=np.geomspace(1e7, 1e10, 6), D=np.geomspace(1e9, 1e12, 6))
