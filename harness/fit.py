@@ -125,9 +125,13 @@ def _estimate(config: FitConfig) -> Outcome:
 
 
 def _law(config: FitConfig, law: Law) -> Outcome:
-    text = ("curve",) if law.whole_curves else ()
-    lack = (law.response,) if law.whole_curves else ()
-    points = read_points(config, (*law.inputs, law.response), text=text, may_lack=lack, response=law.response)
+    curves: dict[str, tuple[str, ...]] = {
+        "text": ("curve",),
+        "may_be_zero": ("step", "lr"),
+        "may_lack": (law.response,),
+    }
+    of_curves = curves if law.whole_curves else {}
+    points = read_points(config, (*law.inputs, law.response), response=law.response, **of_curves)
     columns = {name: points.columns[name] for name in law.inputs}
     observed = points.columns[law.response]
     fitted = fit(
@@ -237,6 +241,7 @@ def _procedure(config: FitConfig, procedure: Procedure) -> Outcome:
         text=procedure.text,
         optional=procedure.optional,
         may_be_zero=procedure.may_be_zero,
+        may_lack=procedure.may_lack,
         response="loss" if "loss" in procedure.columns else None,
     )
     found = procedure.run(points.columns, Settings(config.bootstrap, config.seed))

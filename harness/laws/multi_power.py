@@ -30,7 +30,7 @@ REACHES = (3e-3, 2e-2, 0.1, 0.5)  # share of the run's S after which a drop at t
 class MultiPower(CurveLaw):
     """L(t) = L0 + A S_t^-alpha + B sum_k (lr_k - lr_{k-1}) (1 - (1 + C lr_k^-gamma (S_t - S_{k-1}))^-beta).
 
-    Luo et al. 2025 (arXiv:2503.12811), eqs. 2 and 3. S_t = sum_{i <= t} lr_i, warmup included; k runs over the steps after
+    Luo et al. 2025 (arXiv:2503.12811). S_t = sum_{i <= t} lr_i, warmup included; k runs over the steps after
     the warmup; lr_k - lr_{k-1} is negative in decay. L and L0 nats/token, step t counted from 0, lr as used at each step.
     B, C and gamma, beta trade off unless the curves decay at different speeds from different rates: read the
     identifiability report, and compare with the law `annealing` (procedure `schedule`).
@@ -45,6 +45,7 @@ class MultiPower(CurveLaw):
         "beta": Positive.between(0.0, 20.0),
         "gamma": Positive.between(0.0, 3.0),
     }
+    simpler: ClassVar[tuple[str, ...]] = ("annealing",)
 
     def at(self, rates: LearningRates, step: np.ndarray) -> dict[str, np.ndarray]:
         """The sum over k as nodes (m, K): `change`, the LR differences, log_rate (of lr_k) and log_reach (of S_t - S_{k-1})."""

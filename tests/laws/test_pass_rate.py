@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from harness.laws.procedures import pass_rate as module
+from harness.laws.procedures import pass_until as module
 from harness.laws.procedures.base import Settings
 from harness.laws.procedures.pass_until import PassUntil, likelihood_fit, unbiased
 from workloads.base import BadInput

@@ -132,3 +132,13 @@ def test_three_batch_sizes_predict_the_whole_curve_of_a_fourth():
     truth = losses({"N": np.full(20, 3e7), "S": steps, "B": np.full(20, 1e6)})
     np.testing.assert_allclose(curve.mean, truth, rtol=5e-4)
     assert np.mean((curve.low <= truth) & (truth <= curve.high)) >= 0.9
+
+
+def test_an_exactly_flat_direction_is_not_identifiable_however_tight_the_refits():
+    """All batches far below the critical one: only S_c B_star matters."""
+    columns = {**COLUMNS, "S": COLUMNS["S"] * 1e5, "B": 3.0 * (1 + 0.005 * np.linspace(-1, 1, COLUMNS["B"].size))}
+    noise = np.exp(1e-4 * np.random.default_rng(0).normal(size=COLUMNS["B"].size))
+    found = fit(LAW, columns, losses(columns) * noise, bootstrap=100)
+    assert not found.identifiable.ok
+    assert {"S_c", "B_star"} <= set(found.identifiable.loose)
+    assert any("mean nothing" in w for w in found.warnings)

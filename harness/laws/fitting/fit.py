@@ -171,11 +171,12 @@ def fit(
     folds = folds_of(law, points.columns)
     law, solution, rolled, variants = _best_variant(law, objective, points, folds)
     theta = solution.best()[0]
-    fitted = predict(law, objective, points.features, theta[None])[0]
+    features = points.features_of(law)
+    fitted = predict(law, objective, features, theta[None])[0]
     target = objective.transform(points.loss)
     noise = estimate_noise(target - fitted, points.weight, theta.size, log_stderr, stderr_dof)
-    jac, covariance = internal_stderr(law, objective, points.features, theta, noise)
-    base = Fitted(law, objective, points.features, target, points.weight, theta, noise)
+    jac, covariance = internal_stderr(law, objective, features, theta, noise)
+    base = Fitted(law, objective, features, target, points.weight, theta, noise)
     clusters = points.columns["curve"] if points.cluster is None and law.whole_curves else points.cluster
     refits = resample(base, kind, clusters, bootstrap, seed)
     described, patterns = describe(target - fitted, points.order(law), points.columns.get("curve"))
@@ -207,7 +208,10 @@ def fit(
 
 @dataclass(frozen=True)
 class Points:
-    """Checked points. columns, loss, stderr, weight (mean one), cluster: (n,); features: what the law reads."""
+    """Checked points. columns, loss, stderr, weight (mean one), cluster: (n,); features: what the law reads.
+
+    rows: all rows, also those that only describe a schedule; seen: which of them are points.
+    """
 
     columns: dict[str, np.ndarray]
     features: dict[str, np.ndarray]
@@ -215,6 +219,13 @@ class Points:
     stderr: np.ndarray | None
     weight: np.ndarray
     cluster: np.ndarray | None
+    rows: dict[str, np.ndarray]
+    seen: np.ndarray
+
+    def features_of(self, law: Law) -> dict[str, np.ndarray]:
+        """What another law (a variant, a simpler one) reads of the same points."""
+        found = law.features({name: self.rows[name] for name in law.inputs})
+        return {name: value[self.seen] for name, value in found.items()}
 
     def order(self, law: Law) -> np.ndarray:
         """What neighbouring points are neighbours in: the size, or the step of a curve."""
@@ -240,6 +251,7 @@ def checked(
         if column.shape != (n,):
             raise BadInput(f"{name} has shape {column.shape}, but there are {n} points")
     features = law.features(columns)
+    rows, seen = columns, np.ones(n, bool)
     if law.whole_curves:
         seen = ~np.isnan(numbers["loss"])
         columns, features, numbers = ({k: v[seen] for k, v in d.items()} for d in (columns, features, numbers))
@@ -250,7 +262,7 @@ def checked(
     _enough(law, columns, observed.size, spread is not None)
     scale = observed if space == "log" else np.ones_like(observed)
     weight = numbers.get("weights", np.ones_like(observed) if spread is None else (scale / spread) ** 2)
-    return Points(columns, features, observed, spread, weight / weight.mean(), labels)
+    return Points(columns, features, observed, spread, weight / weight.mean(), labels, rows, seen)
 
 
 def columns_of(law: Law, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -265,44 +277,59 @@ def columns_of(law: Law, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return columns
 
 
+class _Fitted(NamedTuple):
+    """One form: its fits to all points from every start, and for each fold its objective (F,) and forecast (F, n)."""
+
+    law: Law
+    whole: Solution
+    fold_objective: np.ndarray
+    forecast: np.ndarray
+
+
+def _fit_form(law: Law, objective: Objective, points: Points, folds: Sequence[Fold]) -> _Fitted:
+    """A law of few starts is fitted to everything and to the folds in one call, which compiles once."""
+    features = points.features_of(law)
+    given = (law, objective, features, points.loss, points.weight)
+    masks = [fold.train for fold in folds]
+    if law.start_points(features, points.loss).shape[0] > SCREENED:
+        whole = fit_all(*given)
+        rolled = fit_subsets(*given, masks) if folds else Solution(*(column[:0] for column in whole))
+    else:
+        both = fit_subsets(*given, [np.ones(points.loss.size, bool), *masks])
+        whole, rolled = (Solution(*(column[part] for column in both)) for part in (slice(0, 1), slice(1, None)))
+    empty = np.zeros((0, points.loss.size))
+    forecast = log_forecast(law, objective, features, rolled.best()) if folds else empty
+    return _Fitted(law, whole, rolled.objective.min(axis=1), forecast)
+
+
 def _best_variant(
     law: Law, objective: Objective, points: Points, folds: Sequence[Fold]
 ) -> tuple[Law, Solution, np.ndarray, dict[str, float]]:
-    """The variant of lowest objective on all points, its fits from every start, its theta on each fold, all objectives.
+    """The variant of lowest objective on all points, its fits, the law's forecasts of the folds, all objectives.
 
-    A law of few starts is fitted to everything and to the folds in one call, which compiles once.
+    Each fold takes its own best variant: what it holds out must not choose.
     """
-    found: list[tuple[Law, Solution, np.ndarray]] = []
-    for form in law.variants():
-        given = (form, objective, points.features, points.loss, points.weight)
-        masks = [fold.train for fold in folds]
-        if form.start_points(points.features, points.loss).shape[0] > SCREENED:
-            rolled = fit_subsets(*given, masks).best() if folds else np.zeros((0, len(form.parameters)))
-            found.append((form, fit_all(*given), rolled))
-        else:
-            both = fit_subsets(*given, [np.ones(points.loss.size, bool), *masks])
-            found.append((form, Solution(*(column[:1] for column in both)), both.best()[1:]))
-    values = [float(solution.objective[0].min()) for _, solution, _ in found]
-    names = {repr(form): value for (form, _, _), value in zip(found, values, strict=True)}
-    return (*found[int(np.argmin(values))], names if len(found) > 1 else {})
+    found = [_fit_form(form, objective, points, folds) for form in law.variants()]
+    values = [float(one.whole.objective[0].min()) for one in found]
+    winner = np.argmin([one.fold_objective for one in found], axis=0)
+    forecast = np.array([found[form].forecast[row] for row, form in enumerate(winner)])
+    best = found[int(np.argmin(values))]
+    names = {repr(one.law): value for one, value in zip(found, values, strict=True)}
+    return best.law, best.whole, forecast, names if len(found) > 1 else {}
 
 
 def _backtest(
-    law: Law, theta: np.ndarray, objective: Objective, points: Points, folds: Sequence[Fold]
+    law: Law, forecast: np.ndarray, objective: Objective, points: Points, folds: Sequence[Fold]
 ) -> dict[str, Any]:
     """The law's errors on the folds beside those of its simpler laws and, for one size, of a straight line."""
     if not folds:
         return errors((), {}, points.loss)
-    forecast = {law.name: log_forecast(law, objective, points.features, theta)}
-    masks = [fold.train for fold in folds]
+    forecasts = {law.name: forecast}
     for name in law.simpler:
-        other = LAWS[name]()
-        features = other.features({key: points.columns[key] for key in other.inputs})
-        fitted = fit_subsets(other, objective, features, points.loss, points.weight, masks).best()
-        forecast[name] = log_forecast(other, objective, features, fitted)
-    if len(law.inputs) == 1:
-        forecast["straight_line"] = line_forecast(points.order(law), points.loss, folds)
-    return errors(folds, forecast, points.loss)
+        forecasts[name] = _best_variant(LAWS[name](), objective, points, folds)[2]
+    if len(law.inputs) == 1 and law.extrapolates == "up":
+        forecasts["straight_line"] = line_forecast(points.order(law), points.loss, folds)
+    return errors(folds, forecasts, points.loss)
 
 
 def _starts(solution: Solution) -> dict[str, Any]:

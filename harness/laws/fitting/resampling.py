@@ -128,4 +128,5 @@ def _jackknife(base: Fitted, group: np.ndarray, draws: int, rng: np.random.Gener
     deviation = (left_out - left_out.mean(axis=0)) * np.sqrt((count - 1) / count)
     inflation = np.sqrt((count - 1) / rng.chisquare(count - 1, draws))
     draw = rng.normal(size=(draws, count)) @ deviation * inflation[:, None]
-    return Refits("jackknife", count, base.theta + draw, inflation, converged)
+    theta = np.clip(base.theta + draw, *base.law.bounds())
+    return Refits("jackknife", count, theta, inflation, converged)

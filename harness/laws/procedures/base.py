@@ -52,7 +52,8 @@ class Procedure:
     """Base of all procedures: subclasses are frozen dataclasses whose fields are options.
 
     columns: names that a table must have; optional: names it may have. text: those that are labels; the others are positive
-    numbers, those of may_be_zero finite ones. The class docstring says what is estimated, how, and the source.
+    numbers, those of may_be_zero finite ones, those of may_lack numbers that a row need not have. The class docstring says
+    what is estimated, how, and the source.
     """
 
     name: ClassVar[str]
@@ -60,6 +61,7 @@ class Procedure:
     optional: ClassVar[tuple[str, ...]] = ()
     text: ClassVar[tuple[str, ...]] = ()
     may_be_zero: ClassVar[tuple[str, ...]] = ()
+    may_lack: ClassVar[tuple[str, ...]] = ()
 
     def run(self, columns: Mapping[str, np.ndarray], settings: Settings) -> Estimate:
         """Estimate from columns (n,) each. Raises BadInput where there is no honest number."""

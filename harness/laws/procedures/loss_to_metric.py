@@ -60,6 +60,7 @@ class LossToMetric(Procedure):
     """
 
     columns: ClassVar[tuple[str, ...]] = ("N", "loss", "accuracy")
+    may_be_zero: ClassVar[tuple[str, ...]] = ("accuracy",)
 
     target: float | None = None
 

@@ -39,6 +39,7 @@ class Mirage(Procedure):
 
     columns: ClassVar[tuple[str, ...]] = ("N", "linear", "nonlinear", "samples")
     optional: ClassVar[tuple[str, ...]] = ("length",)
+    may_be_zero: ClassVar[tuple[str, ...]] = ("linear", "nonlinear")
 
     length: float | None = None
 

@@ -50,6 +50,7 @@ class PassUntil(Procedure):
 
     columns: ClassVar[tuple[str, ...]] = ("N", "instance", "tries", "passes")
     text: ClassVar[tuple[str, ...]] = ("instance",)
+    may_be_zero: ClassVar[tuple[str, ...]] = ("passes",)
 
     until: int = 2
     target: float | None = None

@@ -66,6 +66,7 @@ class Schedule(Procedure):
     columns: ClassVar[tuple[str, ...]] = ("curve", "step", "lr", "loss")
     text: ClassVar[tuple[str, ...]] = ("curve",)
     may_be_zero: ClassVar[tuple[str, ...]] = ("step", "lr")
+    may_lack: ClassVar[tuple[str, ...]] = ("loss",)
 
     law: str = ""
     warmup: int | None = None
