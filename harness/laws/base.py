@@ -6,6 +6,7 @@ of *internal coordinates*: the logarithm of a Positive parameter, a Real one as 
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Mapping
@@ -89,6 +90,15 @@ class Law:
         Here the columns themselves, checked to be positive. Raises BadInput on values that the law cannot take.
         """
         return {name: positive(name, columns[name]) for name in self.inputs}
+
+    def simpler_laws(self) -> tuple[Law, ...]:
+        """The laws of `simpler`, with the options that they share with this one."""
+        mine = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+        found = []
+        for cls in (LAWS[name] for name in self.simpler):
+            shared = {field.name for field in dataclasses.fields(cls)} & mine.keys()  # type: ignore[arg-type]
+            found.append(cls(**{name: mine[name] for name in shared}))
+        return tuple(found)
 
     def variants(self) -> tuple[Law, ...]:
         """The forms among which the fit takes the one of lowest objective (a *profiled* constant); usually one."""

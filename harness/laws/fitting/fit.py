@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from harness.laws.base import LAWS, Law, positive
+from harness.laws.base import Law, positive
 from harness.laws.fitting.backtest import (
     SCREENED,
     Fold,
@@ -325,8 +325,8 @@ def _backtest(
     if not folds:
         return errors((), {}, points.loss)
     forecasts = {law.name: forecast}
-    for name in law.simpler:
-        forecasts[name] = _best_variant(LAWS[name](), objective, points, folds)[2]
+    for other in law.simpler_laws():
+        forecasts[other.name] = _best_variant(other, objective, points, folds)[2]
     if len(law.inputs) == 1 and law.extrapolates == "up":
         forecasts["straight_line"] = line_forecast(points.order(law), points.loss, folds)
     return errors(folds, forecasts, points.loss)

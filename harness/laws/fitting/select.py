@@ -163,7 +163,7 @@ def _applicable(
     along: str | None,
 ) -> tuple[dict[str, tuple[Law, Points]], dict[str, str]]:
     """Checked points of the laws that apply and of their simpler laws, and why the others do not."""
-    pool = {name: LAWS[name]() for law in asked for name in law.simpler} | {law.name: law for law in asked}
+    pool = {other.name: other for law in asked for other in law.simpler_laws()} | {law.name: law for law in asked}
     kept, reasons = {}, {}
     for name, law in pool.items():
         try:
