@@ -1,12 +1,12 @@
 # make study   set everything up and run the quickstart study (about 5 minutes on 2 cores after installation)
 # make test    set everything up and run the tests
-# make lint / types / bench / lock
+# make lint / types / bench / bench-fit / lock
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: venv study test lint types bench lock clean
+.PHONY: venv study test lint types bench bench-fit lock clean
 
 venv: $(INSTALLED)
 
@@ -33,6 +33,9 @@ types: venv
 bench: venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(BIN)/python -m tests.bench out=results/bench
+
+bench-fit: venv
+	$(BIN)/python -m tests.bench only=fit,published out=results/bench-fit
 
 # Newest versions that pyproject.toml allows on the oldest supported Python, as plain name==version lines.
 lock:

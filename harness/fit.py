@@ -20,7 +20,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +169,9 @@ def _further(config: FitConfig, fitted: Fit, points: Points) -> list[tuple[str, 
         found.append(("predictions", rows, predictions_section(rows)))
     if config.compute:
         allocation = allocate(fitted, numbers("compute", config.compute), columns=points.columns)
-        found.append(("allocation", allocation.to_json(), allocation_section(allocation)))
+        known = {warning for warning in allocation.warnings if warning not in fitted.warnings}
+        section = allocation_section(replace(allocation, warnings=tuple(sorted(known))))
+        found.append(("allocation", allocation.to_json(), section))
     return found
 
 

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
-from scipy.signal import lfilter
 
 from harness.laws.base import LAWS, Array, Kind, Law, Positive
 from harness.laws.curves import CurveLaw, LearningRates, grid_total, linear_start, log_difference, log_power_law
@@ -46,6 +45,8 @@ class Annealing(CurveLaw):
 
     def at(self, rates: LearningRates, step: np.ndarray) -> dict[str, np.ndarray]:
         """S2 (m,) for each lambda: the running sum of the momentum m_i = lambda m_{i-1} + lr_{i-1} - lr_i."""
+        from scipy.signal import lfilter  # half a second of every command's start, for this law alone
+
         drop = -rates.change
         return {_name(each): np.cumsum(lfilter([1.0], [1.0, -each], drop))[step] for each in self.lambdas}
 

@@ -84,7 +84,7 @@ def _contour(fit: Fit, columns: Mapping[str, np.ndarray], observed: np.ndarray) 
     x = np.geomspace(columns["N"].min() / 2, columns["N"].max() * 4, _CONTOUR)
     y = np.geomspace(columns["D"].min() / 2, columns["D"].max() * 4, _CONTOUR)
     mesh = np.meshgrid(x, y)
-    z = fit.predict({"N": mesh[0].ravel(), "D": mesh[1].ravel()}).mean.reshape(_CONTOUR, _CONTOUR)
+    z = fit.mean({"N": mesh[0].ravel(), "D": mesh[1].ravel()}).reshape(_CONTOUR, _CONTOUR)
     layers = [Layer("observed", columns["N"], columns["D"])]
     best = _optimal_line(fit, x, y)
     if best[0].size > 1:
@@ -108,7 +108,7 @@ def _optimal_line(fit: Fit, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, n
     """(N, D) of lowest loss for each of some compute budgets, where they lie within the picture."""
     compute = np.geomspace(6 * x[0] * y[0], 6 * x[-1] * y[-1], _CONTOUR)
     try:
-        best = allocate(fit, compute)
+        best = allocate(fit.without_refits(), compute)
     except BadInput:  # the fitted loss falls all the way to one edge: there is no such line
         return np.empty(0), np.empty(0)
     inside = (x[0] <= best.N) & (x[-1] >= best.N) & (y[0] <= best.D) & (y[-1] >= best.D)

@@ -170,7 +170,16 @@ def estimate_sections(found: Estimate) -> tuple[Section, ...]:
     laws = []
     for name, fit in found.fits.items():
         part = _parameters(fit)
-        laws.append(Section(f"{name}: {fit.law.name}", "", part.facts, part.tables, (), part.warnings))
+        laws.append(
+            Section(
+                name if name == fit.law.name else f"{name}: {fit.law.name}",
+                "",
+                part.facts,
+                part.tables,
+                (),
+                part.warnings,
+            )
+        )
     return (first, *laws)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -99,6 +99,16 @@ class Fit:
         tail = (1 - level) / 2
         low, high = center + np.nanquantile(draw * new - deviation, [tail, 1 - tail], axis=0)
         return Prediction(mean, self.loss.invert(low), self.loss.invert(high))
+
+    def mean(self, inputs: Mapping[str, Any]) -> np.ndarray:
+        """The fitted law (m,) at new `inputs`, without an interval. Raises BadInput as `predict`."""
+        features = self.law.features(columns_of(self.law, inputs))
+        return self.loss.invert(predict(self.law, self.loss, features, self.theta[None])[0])
+
+    def without_refits(self) -> Fit:
+        """The same fit as if certain: what follows from it costs one evaluation instead of one a refit."""
+        alone = replace(self.refits, theta=self.theta[None], inflation=np.ones(1))
+        return replace(self, refits=alone)
 
     def interval(self, value: np.ndarray, level: float = 0.95) -> tuple[float, float]:
         """Percentile interval of any quantity computed from `natural_refits`, (B,)."""
