@@ -14,10 +14,13 @@ class PackedLauncher(Launcher):
     """hydra/launcher=packed: all jobs of a sweep in one process, those of one static signature in one program."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from harness.launchers.packed import JobLoader  # Hydra scans this file in every program; keep it light
+
+        hydra_context.config_loader = JobLoader(hydra_context.config_loader)  # type: ignore[assignment]
         self._context = hydra_context
         self._config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from harness.launchers import packed  # Hydra scans this file in every program; keep it light
+        from harness.launchers import packed
 
         return packed.launch(self._context, self._config, job_overrides)

@@ -16,10 +16,11 @@ from harness.engine.devices import TRIAL_AXIS, Devices
 from harness.engine.flops import step_flops
 from harness.engine.pack import Pack
 from harness.engine.program import make_train
-from harness.trial import Static
+from harness.trial import Static, Trial
 
 _ALL_TRIALS = PartitionSpec(TRIAL_AXIS)
 _EVERYWHERE = PartitionSpec()
+SIDE_BY_SIDE = "side_by_side"
 
 
 @dataclass(frozen=True)
@@ -38,15 +39,21 @@ class Program:
 def over_trials(function: Callable[..., Any], devices: Devices, group: int, with_data: bool) -> Callable[..., Any]:
     """`function(*one trial's arguments[, data])` for a sharded trial axis.
 
-    Inside a device: all trials at once, or on CPU groups of `group` one after the other (see Pack.group).
+    Inside a device, groups of `group` trials one after the other, each mapped over the axis SIDE_BY_SIDE if there are several
+    trials in it (see Pack.group).
     """
 
     def local(*arguments: Any) -> Any:
         mapped, shared = (arguments[:-1], arguments[-1:]) if with_data else (arguments, ())
-        if devices.platform == "cpu":
-            each = None if group == 1 else group
-            return jax.lax.map(lambda one: function(*one, *shared), mapped, batch_size=each)
-        return jax.vmap(lambda *one: function(*one, *shared))(*mapped)
+
+        def one(trial: Any) -> Any:
+            return function(*trial, *shared)
+
+        if group == 1:
+            return jax.lax.map(one, mapped)
+        groups = jax.tree.map(lambda x: x.reshape(-1, group, *x.shape[1:]), mapped)
+        done = jax.lax.map(jax.vmap(one, axis_name=SIDE_BY_SIDE), groups)
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), done)
 
     def sharded(*arguments: Any) -> Any:
         specs = tuple(_ALL_TRIALS for _ in arguments)
@@ -62,16 +69,17 @@ def over_trials(function: Callable[..., Any], devices: Devices, group: int, with
 def compile_program(pack: Pack, data: Any, devices: Devices) -> Program:
     """Compile everything a pack needs. data: the workload's arrays, on the devices."""
     started = time.perf_counter()
-    train = make_train(pack.static)
+    group = pack.group(devices)
+    train = make_train(pack.static, None if group == 1 else SIDE_BY_SIDE)
     hparams = _shapes(pack.hparams(), devices)
     stops = jax.ShapeDtypeStruct((pack.width,), np.int32, sharding=devices.by_trial)
-    first = over_trials(train.init, devices, pack.group(devices.count), False)
-    init = jax.jit(first, out_shardings=devices.by_trial).lower(hparams).compile()
-    state = _shapes(jax.eval_shape(first, hparams), devices)
-    chunk = jax.jit(over_trials(train.chunk, devices, pack.group(devices.count), True), donate_argnums=0)
-    evaluate = jax.jit(over_trials(train.evaluate, devices, pack.group(devices.count), True))
+    first = over_trials(train.init, devices, group, False)
+    init = jax.jit(first, out_shardings=devices.by_trial).lower(hparams)
+    state = _shapes(init.out_info, devices)
+    chunk = jax.jit(over_trials(train.chunk, devices, group, True), donate_argnums=0)
+    evaluate = jax.jit(over_trials(train.evaluate, devices, group, True))
     return Program(
-        init=init,
+        init=init.compile(),
         chunk=chunk.lower(state, hparams, stops, data).compile(),
         evaluate=evaluate.lower(state, hparams, data).compile(),
         seconds=time.perf_counter() - started,
@@ -90,6 +98,7 @@ class Compiler:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="compile")
         self._programs: dict[tuple[Static, int], Future[Program]] = {}
         self._used: set[tuple[Static, int]] = set()
+        self._uncounted: Trial | None = None
 
     @property
     def count(self) -> int:
@@ -99,13 +108,21 @@ class Compiler:
     def submit(self, pack: Pack, data: Any) -> None:
         if pack.signature not in self._programs:
             self._programs[pack.signature] = self._pool.submit(compile_program, pack, data, self._devices)
-            self._pool.submit(step_flops, pack.trials[0])  # its row will ask for it
+            self._count_flops()
+            self._uncounted = pack.trials[0]
+
+    def _count_flops(self) -> None:
+        """Start what the rows of the last signature but one will ask for: training waits for programs first."""
+        if self._uncounted is not None:
+            self._pool.submit(step_flops, self._uncounted)
+            self._uncounted = None
 
     def program(self, pack: Pack) -> tuple[Program, float]:
         """The compiled program, and the seconds it took if this is its first use (0 afterwards).
 
         Waits for the compilation, and raises what that raised.
         """
+        self._count_flops()
         program = self._programs[pack.signature].result()
         seconds = 0.0 if pack.signature in self._used else program.seconds
         self._used.add(pack.signature)

@@ -31,13 +31,18 @@ def code_version() -> str:
     return f"{__version__}+{commit}{'-dirty' if changes else ''}"
 
 
+@functools.cache
+def package_versions() -> str:
+    """JSON: package -> version."""
+    return json.dumps({name: metadata.version(name) for name in _PACKAGES} | {"python": platform.python_version()})
+
+
 def facts(devices: Devices) -> dict[str, str | int]:
     """Columns of a trial's row."""
-    versions = {name: metadata.version(name) for name in _PACKAGES} | {"python": platform.python_version()}
     return {
         "device": devices.kind,
         "devices": devices.count,
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "code_version": code_version(),
-        "packages": json.dumps(versions),
+        "packages": package_versions(),
     }

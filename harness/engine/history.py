@@ -94,7 +94,8 @@ class History:
 
 
 def _configuration(trial: Trial) -> dict[str, Any]:
-    return {**trial.config(), "trial": trial.id, "config": json.dumps(trial.config()), "data_sha256": trial.data_sha256}
+    config = trial.config()
+    return {**config, "trial": trial.id, "config": json.dumps(config), "data_sha256": trial.data_sha256}
 
 
 def _results(trial: Trial, scores: np.ndarray, diverged_step: int, initial_loss: float) -> dict[str, Any]:

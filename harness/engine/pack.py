@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -39,11 +40,16 @@ class Pack:
     def horizon(self) -> int:
         return self.trials[0].horizon
 
-    def group(self, devices: int) -> int:
-        """How many trials a CPU core trains at once: one, whose data then stay in its caches, unless steps are so cheap
-        that their overhead counts. It depends on the program alone, so that a trial's bits do not depend on its company.
+    def group(self, devices: Devices) -> int:
+        """How many trials a device trains side by side: all of them, but on CPU one, whose data then stay in the core's
+        caches, or several if steps are so cheap that their overhead counts.
+
+        On CPU it depends on the program alone, so that a trial's bits do not depend on its company.
         """
-        return min(_GROUP, self.width // devices) if _wanted(self) == _MOST_SLOTS else 1
+        local = self.width // devices.count
+        if devices.platform != "cpu":
+            return local
+        return math.gcd(_GROUP, local) if _wanted(self) == _MOST_SLOTS else 1
 
     @property
     def step_work(self) -> float:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from harness.components import bind
+from harness.engine import keys
 from harness.optimizers.base import Optimizer, apply_update
 from harness.trial import Hparams, Static
 from workloads.base import Array, Params, Workload
@@ -50,8 +51,11 @@ def learning_rate(static: Static, hparams: Hparams, step: Array) -> Array:
     )
 
 
-def make_train(static: Static) -> Train:
-    """Pure functions for trials of this static signature."""
+def make_train(static: Static, together: str | None = None) -> Train:
+    """Pure functions for trials of this static signature.
+
+    together: name of the mapped axis whose trials take their steps side by side, in one loop; None where there is none.
+    """
 
     def bound(hparams: Hparams) -> tuple[Workload, Optimizer]:
         return bind(static.workload, hparams.workload), bind(static.optimizer, hparams.optimizer)
@@ -66,8 +70,8 @@ def make_train(static: Static) -> Train:
 
     def train_step(state: State, hparams: Hparams, data: Arrays) -> tuple[State, Array]:
         workload, optimizer = bound(hparams)
-        batch = workload.batch(data, jax.random.key(hparams.data_seed), state.step)
-        noise = jax.random.fold_in(jax.random.key(hparams.seed), state.step)
+        batch = workload.batch(data, keys.key(hparams.data_seed), state.step)
+        noise = jax.random.fold_in(keys.key(hparams.seed), state.step)
 
         def loss_of(params: Params) -> tuple[Array, dict[str, Array]]:
             return workload.loss(_cast(params, static.precision), _cast(batch, static.precision), noise)
@@ -89,19 +93,25 @@ def make_train(static: Static) -> Train:
 
         Returns (2, capacity): loss and learning rate of every step, NaN where none was taken.
         """
-        start = state.step
 
-        def running(carry: tuple[State, Array]) -> Array:
-            return (carry[0].step < stop) & (carry[0].diverged_step < 0)
+        def running(state: State) -> Array:
+            return (state.step < stop) & (state.diverged_step < 0)
 
-        def advance(carry: tuple[State, Array]) -> tuple[State, Array]:
-            state, steps = carry
+        def some_running(carry: tuple[Array, State, Array]) -> Array:
+            here = running(carry[1])
+            return here if together is None else jax.lax.pmax(here.astype(jnp.int32), together) > 0
+
+        def advance(carry: tuple[Array, State, Array]) -> tuple[Array, State, Array]:
+            count, state, steps = carry
             new, loss = train_step(state, hparams, data)
-            rate = learning_rate(static, hparams, state.step)
-            return new, steps.at[:, state.step - start].set(jnp.stack([loss, rate]))
+            taken = jnp.stack([loss, learning_rate(static, hparams, state.step)])
+            if together is not None:  # this trial may have ended before the others
+                taken = jnp.where(running(state), taken, jnp.nan)
+                new = jax.tree.map(lambda new, old: jnp.where(running(state), new, old), new, state)
+            return count + 1, new, steps.at[:, count].set(taken)
 
         steps = jnp.full((2, static.capacity), jnp.nan, jnp.float32)
-        return jax.lax.while_loop(running, advance, (state, steps))
+        return jax.lax.while_loop(some_running, advance, (jnp.int32(0), state, steps))[1:]
 
     def evaluate(state: State, hparams: Hparams, data: Arrays) -> dict[str, dict[str, Array]]:
         """Scores on the validation split, and at the horizon on the test split. NaN before, and in unused slots."""

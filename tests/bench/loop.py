@@ -1,7 +1,7 @@
 """What the engine is compared with where models are small: one trial, one jitted step per step of a Python loop.
 
-The step is the engine's own, with the hyperparameters and the data as constants and the state donated. As a worker it
-runs in a JAX process with JAX's defaults, as a user's loop would.
+The step is the engine's own, with the hyperparameters and the data as constants and the state donated; its keys are
+JAX's, which give the same numbers. As a worker it runs in a JAX process with JAX's defaults, as a user's loop would.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from harness.engine import keys
 from harness.engine.program import make_train
 from harness.trial import Trial
 from tests.bench.cases import family, trial
@@ -44,6 +45,7 @@ def loop_runner(trial: Trial, fetch: bool) -> Callable[[int], float]:
 
 
 def main() -> None:
+    keys.key = jax.random.key  # type: ignore[assignment]
     timers: dict[str, Timer] = {}
 
     def answer(question: dict[str, Any]) -> dict[str, Any]:

@@ -103,6 +103,17 @@ def test_divergence_leaves_the_neighbours_bitwise_unchanged(sweep: tuple[Path, l
     assert same(together, store, trials)
 
 
+def test_a_diverged_trial_ends_where_it_ends_alone(sweep: tuple[Path, list[Trial], Store]) -> None:
+    """Trials that train side by side share a loop; one that diverged takes no further steps in it."""
+    root, trials, _ = sweep
+    bad = small_trial(optimizer__learning_rate=1e9)
+    stores = [trained(root, company, f"ends_{len(company)}") for company in ([bad], [*trials, bad])]
+    rows = [next(row for row in store.trials().to_pylist() if row["trial"] == bad.id) for store in stores]
+    assert rows[0]["diverged_step"] == rows[1]["diverged_step"] < 11
+    assert rows[0]["steps"] == rows[1]["steps"] == rows[0]["diverged_step"] + 1
+    assert len(stores[1].curves([bad.id])) == rows[0]["steps"]
+
+
 def test_vmapped_agrees_to_rounding(sweep: tuple[Path, list[Trial], Store], monkeypatch: pytest.MonkeyPatch) -> None:
     """The program for accelerators maps trials with vmap; forced here on CPU."""
     root, trials, together = sweep

@@ -61,7 +61,7 @@ MODELS: dict[str, tuple[Workload, dict[str, str]]] = {
             "output/bias": "fixed",
         },
     ),
-    "regression": (Regression(latent_dim=512), {"readout/kernel": "output"}),
+    "regression": (Regression(), {"readout/kernel": "output"}),
 }
 FAMILIES = ("adam", "sgd")
 

@@ -13,21 +13,31 @@ from workloads.regression import Regression
 
 KEY = jax.random.key(0)
 DATA_KEY = jax.random.key(1)
-SMALL = Regression(width=16, latent_dim=128)
+SMALL = Regression(width=16)
 
 
 def spectrum(workload):
-    """(eigenvalues, coefficients) of all latent features, in float64 and from the definition alone."""
-    i = np.arange(1, workload.latent_dim + 1, dtype=np.float64)
+    """(eigenvalues, coefficients) of the first `width` features, in float64 and from the definition alone."""
+    i = np.arange(1, workload.width + 1, dtype=np.float64)
     b = workload.target_exponent
-    squares = np.r_[1.0, i[:-1] ** -b - i[1:] ** -b]
-    squares[-1] = (workload.latent_dim - 1.0) ** -b
-    return i**-workload.spectrum_exponent, np.sqrt(squares)
+    return i**-workload.spectrum_exponent, np.sqrt(np.r_[1.0, i[:-1] ** -b - i[1:] ** -b])
+
+
+def features(workload, batch):
+    """z of shape (batch, width), in float64: one after the other, as the module's docstring says."""
+    b = workload.target_exponent
+    _, c = spectrum(workload)
+    left, variance, z = np.asarray(batch["signal"], np.float64), 2.0, []
+    for i, g in enumerate(np.asarray(batch["innovations"], np.float64).T, start=1):
+        after = float(i) ** -b
+        z.append(c[i - 1] * left / variance + np.sqrt(after / variance) * g)
+        left, variance = left - c[i - 1] * z[-1], after
+    return np.stack(z, axis=1)
 
 
 def optimum(workload):
     eigenvalues, coefficients = spectrum(workload)
-    readout = (coefficients / np.sqrt(eigenvalues))[: workload.width, None] / workload.output_scale
+    readout = (coefficients / np.sqrt(eigenvalues))[:, None] / workload.output_scale
     return {"readout": {"kernel": jnp.asarray(readout, jnp.float32)}}
 
 
@@ -51,7 +61,7 @@ def test_the_optimal_risk_follows_the_claimed_exponent_without_remainder():
     for width in (1, 16, 127):
         workload = dataclasses.replace(SMALL, width=width)
         _, coefficients = spectrum(workload)
-        exact = np.sum(coefficients[width:] ** 2) + workload.noise_std**2
+        exact = 2.0 - np.sum(coefficients**2) + workload.noise_std**2  # the signal's variance is 2
         assert workload.optimal_loss() == pytest.approx(exact, rel=1e-12)
         assert jax.jit(workload.evaluate, static_argnums=2)(optimum(workload), {}, "test")["loss"] == pytest.approx(
             exact, rel=1e-5
@@ -66,26 +76,31 @@ def test_the_population_risk_is_the_mean_of_the_batch_loss(changes):
     workload = dataclasses.replace(SMALL, batch_size=20_000, **changes)
     params = jax.tree.map(lambda w: 0.7 * w, optimum(workload))
     batch = jax.jit(workload.batch)({}, DATA_KEY, 0)
-    residual = batch["target"] - 0.7 * (batch["latents"] @ np.float32(spectrum(workload)[1] * (np.arange(128) < 16)))
+    residual = batch["target"] - 0.7 * features(workload, batch) @ spectrum(workload)[1]
     loss, _ = workload.loss(params, batch, KEY)
-    standard_error = float(jnp.std(jnp.square(residual))) / 20_000**0.5
+    standard_error = float(np.std(np.square(residual))) / 20_000**0.5
     assert abs(loss - workload.evaluate(params, {}, "test")["loss"]) < 4 * standard_error
-    assert loss == pytest.approx(float(jnp.mean(jnp.square(residual))), rel=1e-4)
+    assert loss == pytest.approx(float(np.mean(np.square(residual))), rel=1e-4)
 
 
 def test_batches_have_the_stated_spectrum():
-    workload = dataclasses.replace(SMALL, batch_size=50_000, noise_std=0.5)
+    """Features are uncorrelated with unit variance, Gaussian up to fourth moments, and c is their covariance with y."""
+    n = 50_000
+    workload = dataclasses.replace(SMALL, batch_size=n, noise_std=0.5)
     batch = jax.jit(workload.batch)({}, DATA_KEY, 3)
-    correlation = np.asarray(batch["latents"].T @ batch["target"]) / 50_000
-    np.testing.assert_allclose(correlation, spectrum(workload)[1], atol=5 * (2.25 / 50_000) ** 0.5)
-    assert float(jnp.var(batch["target"])) == pytest.approx(2 + 0.25, rel=0.04)
+    z, target = features(workload, batch), np.asarray(batch["target"], np.float64)
+    np.testing.assert_allclose(z.T @ target / n, spectrum(workload)[1], atol=5 * (4.25 / n) ** 0.5)
+    np.testing.assert_allclose(z.T @ z / n, np.eye(16), atol=5 * (2 / n) ** 0.5)
+    np.testing.assert_allclose(np.mean(z**4, axis=0), 3.0, atol=5 * (96 / n) ** 0.5)
+    np.testing.assert_allclose(np.mean(z[:, :-1] ** 2 * z[:, 1:] ** 2, axis=0), 1.0, atol=5 * (8 / n) ** 0.5)
+    assert float(np.var(target)) == pytest.approx(2 + 0.25, rel=0.04)
 
 
 @pytest.mark.parametrize(
     ("workload", "learning_rate", "steps", "seeds"),
     [
-        (Regression(width=64, latent_dim=128, batch_size=8), 0.3, 150, 128),
-        (Regression(width=8, latent_dim=16, batch_size=2), 0.2, 10, 20_000),  # where fourth moments matter
+        (Regression(width=64, batch_size=8), 0.3, 150, 128),
+        (Regression(width=8, batch_size=2), 0.2, 10, 20_000),  # where fourth moments matter
     ],
     ids=["wide", "noisy"],
 )
@@ -100,7 +115,7 @@ def test_sgd_follows_the_exact_expected_loss(workload, learning_rate, steps, see
 
 
 def test_the_risk_falls_with_steps_at_the_claimed_exponent():
-    workload = Regression(width=4000, latent_dim=5000, batch_size=10**6, noise_std=0.0)
+    workload = Regression(width=4000, batch_size=10**6, noise_std=0.0)
     risk = workload.expected_loss(8000, learning_rate=0.2)
     steps = np.array([500, 1000, 2000, 4000, 8000])
     slope = np.polyfit(np.log(steps), np.log(risk[steps]), 1)[0]
@@ -120,12 +135,14 @@ def test_training_recovers_the_width_exponent():
 
 
 def test_batches_depend_on_key_and_step_and_not_on_width():
-    batch = SMALL.batch({}, DATA_KEY, 5)
-    wide = dataclasses.replace(SMALL, width=100).batch({}, DATA_KEY, 5)
-    jax.tree.map(np.testing.assert_array_equal, batch, wide)
-    assert batch["latents"].shape == (16, 128)
-    assert batch["target"].shape == (16,)
-    for other in (SMALL.batch({}, DATA_KEY, 6), SMALL.batch({}, KEY, 5)):
+    draw = jax.jit(lambda workload, key, step: workload.batch({}, key, step), static_argnums=0)
+    batch, wide = draw(SMALL, DATA_KEY, 5), draw(dataclasses.replace(SMALL, width=100), DATA_KEY, 5)
+    np.testing.assert_array_equal(batch["innovations"], wide["innovations"][:, :16])
+    np.testing.assert_array_equal(batch["target"], wide["target"])
+    np.testing.assert_array_equal(batch["signal"], wide["signal"])
+    assert batch["innovations"].shape == (16, 16)
+    assert batch["target"].shape == batch["signal"].shape == (16,)
+    for other in (draw(SMALL, DATA_KEY, 6), draw(SMALL, KEY, 5)):
         assert (batch["target"] != other["target"]).all()
 
 
@@ -172,7 +189,6 @@ def test_facts():
     ("changes", "message"),
     [
         ({"depth": 2}, "use workload.depth=1"),
-        ({"width": 128}, "below workload.latent_dim=128"),
         ({"width": 0}, "workload.width"),
         ({"spectrum_exponent": 0.0}, "workload.spectrum_exponent"),
         ({"target_exponent": float("nan")}, "workload.target_exponent"),
