@@ -41,7 +41,7 @@ class Static:
 class Hparams(NamedTuple):
     """Everything traced, one trial's worth: float32 and integer scalars (the engine adds a leading trial axis).
 
-    scales: the parametrization's (init, learning rate, weight decay) trees. horizon in steps. lengths: the schedule's
+    scales: the parametrization's (init, learning rate, weight decay, epsilon) trees. horizon in steps. lengths: the schedule's
     durations in steps.
     """
 
@@ -49,7 +49,7 @@ class Hparams(NamedTuple):
     optimizer: dict[str, Any]
     schedule: dict[str, Any]
     lengths: dict[str, Any]
-    scales: tuple[Any, Any, Any]
+    scales: tuple[Any, Any, Any, Any]
     horizon: Any
     divergence_factor: Any
     seed: Any
@@ -95,7 +95,7 @@ class Trial:
             if not 0 <= (getattr(self, seed) or 0) < 2**31:
                 raise BadInput(f"{seed}={getattr(self, seed)} must lie in [0, 2^31)")
         self.schedule.check_lengths(self.lengths(), self.horizon)
-        scales(self.parametrization, self.workload, self.optimizer.family)
+        scales(self.parametrization, self.workload, components.erase(self.optimizer))
 
     def config(self) -> dict[str, Any]:
         """The canonical configuration, flat: "workload" is a name, "workload.width" its field, and so on."""
@@ -163,14 +163,14 @@ class Trial:
 
     def hparams(self) -> Hparams:
         """The traced part as numpy scalars; the learning-rate, init and decay factors come from the parametrization."""
-        factors = scales(self.parametrization, self.workload, self.optimizer.family)
+        factors = scales(self.parametrization, self.workload, components.erase(self.optimizer))
         named = {key: getattr(factors, key) for key in ("attention_scale", "residual_scale", "output_scale")}
         values = Hparams(
             workload=components.traced(self.workload) | named,
             optimizer=components.traced(self.optimizer),
             schedule=components.traced(self.schedule),
             lengths=self.lengths(),
-            scales=(factors.init, factors.learning_rate, factors.weight_decay),
+            scales=(factors.init, factors.learning_rate, factors.weight_decay, factors.epsilon),
             horizon=float(self.horizon),
             divergence_factor=self.divergence_factor,
             seed=np.int32(self.seed),
