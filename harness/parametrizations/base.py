@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import jax
 
 from harness.optimizers.base import Optimizer
+from harness.parametrizations.rescale import Rescaling
 from harness.registry import Registry, nearest
 from workloads.base import BadInput, Workload
 
@@ -77,8 +78,11 @@ class Scales:
 
 
 @dataclass(frozen=True)
-class Parametrization:
-    """A rule from a leaf's role and ratios to its factors. At the base width (and depth) every parametrization is SP."""
+class Parametrization(Rescaling):
+    """A rule from a leaf's role and ratios to its factors. At the base width (and depth) every parametrization is SP.
+
+    Beside it, rules by which hyperparameters follow batch size and duration (see `rescale.py`), off by default.
+    """
 
     name: ClassVar[str]
 
@@ -109,6 +113,7 @@ class Parametrization:
         return 1.0
 
     def validate(self) -> None:
+        super().validate()
         if self.base_width < 1:
             raise BadInput(f"parametrization.base_width={self.base_width} must be at least 1")
 
@@ -142,8 +147,8 @@ def leaves(workload: Workload, base_width: int) -> list[Leaf]:
             f"told from shapes"
         )
     deeper = _shapes(workload.replace(depth=workload.depth + 1)).keys() - here.keys()
-    kinds = {_kind(path) for path in deeper}
-    return [_leaf(path, here[path], base[path], double[path], _kind(path) in kinds) for path in here]
+    kinds = {kind(path) for path in deeper}
+    return [_leaf(path, here[path], base[path], double[path], kind(path) in kinds) for path in here]
 
 
 @functools.cache
@@ -185,7 +190,7 @@ def _name(path: tuple[Any, ...]) -> str:
     return "/".join(str(entry.key) for entry in path)
 
 
-def _kind(path: str) -> str:
+def kind(path: str) -> str:
     """The path with its numbers left out."""
     return re.sub(r"\d+", "#", path)
 

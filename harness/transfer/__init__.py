@@ -10,6 +10,6 @@ __all__ = ["Transfer", "learning_rate_transfer", "main"]
 
 def main(argv: list[str]) -> int:
     """The command `harness.transfer`; its imports reach further right in the house than the checks themselves."""
-    from harness.transfer import command
+    from harness.transfer import command, explain
 
-    return command.main(argv)
+    return explain.main(argv[1:]) if argv and argv[0] == "explain" else command.main(argv)
