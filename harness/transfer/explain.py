@@ -41,7 +41,7 @@ def table(trial: Trial) -> list[dict[str, Any]]:
     """One row a parameter; "base -> here" where the two differ."""
     rule, workload, optimizer = trial.parametrization, trial.workload, trial.rescaled_optimizer()
     base = workload.replace(width=rule.reference_width(workload))
-    flat_depth = {"base_depth": workload.depth} if hasattr(rule, "base_depth") else {}
+    flat_depth: dict[str, Any] = {"base_depth": workload.depth} if hasattr(rule, "base_depth") else {}
     at_base = dataclasses.replace(trial, workload=base, parametrization=dataclasses.replace(rule, **flat_depth))
     there, here = _scales(at_base), _scales(trial)
     std_there, std_here = (_std(model, found.init) for model, found in ((base, there), (workload, here)))
