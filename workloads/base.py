@@ -8,7 +8,7 @@ there share one compiled program), every other field (int, bool, str) is *static
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
@@ -48,6 +48,14 @@ class Data:
     arrays: Mapping[str, np.ndarray]
     info: Mapping[str, Any]
     examples: int
+
+
+Tap = Callable[[str, Array], None]
+"""Is told the activations of a forward pass, by name."""
+
+
+def ignore(name: str, activation: Array) -> None:
+    """A tap that listens to nothing."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +120,13 @@ class Workload:
     def evaluate(self, params: Params, data: Mapping[str, Array], split: str) -> dict[str, Array]:
         """Scalars on the whole held-out `split` ("validation" or "test"). Holds "loss" and the metric's name."""
         raise NotImplementedError
+
+    def activations(self, params: Params, batch: Batch) -> dict[str, Array]:
+        """What the layers put out on a batch, name -> (examples, features), the outputs last.
+
+        Diagnostics compare their sizes across widths. Raises BadInput where the family does not say.
+        """
+        raise BadInput(f"workload '{self.name}' does not expose its activations, which this check needs")
 
     def matmul_flops(self) -> float:
         """Analytic FLOPs of the matrix multiplications of one training step (forward and backward)."""

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from workloads.base import Array, BadInput, Batch, Data, Metric, Params, Workload
+from workloads.base import Array, BadInput, Batch, Data, Metric, Params, Tap, Workload, ignore
 from workloads.data.text import load_corpus
 from workloads.layers import causal_attention, matmul, rms_norm, rotate
 
@@ -146,14 +146,24 @@ class LanguageModel(Workload):
         """Where the evaluated sequences of a split of `length` tokens begin (they overlap if the split is short)."""
         return np.linspace(0, length - self.context - 1, self.evaluation_sequences).astype(np.int32)
 
-    def logits(self, params: Params, tokens: Array) -> Array:
+    def activations(self, params: Params, batch: Batch) -> dict[str, Array]:
+        """Embeddings and the output of every residual branch, (B T, W), and logits, (B T, V)."""
+        found: dict[str, Array] = {}
+        return found | {"logits": self.logits(params, batch[:, :-1], found.__setitem__)}
+
+    def logits(self, params: Params, tokens: Array, tap: Tap = ignore) -> Array:
         """(B, T) tokens -> (B T, V) logits in float32. Activations stay two-dimensional (see workloads.layers)."""
         x = params["embedding"][tokens.reshape(-1).astype(jnp.int32)]
+        tap("embedding", x)
         branch = jnp.asarray(self.residual_scale, x.dtype)
         for layer in range(self.depth):
             block = params[f"layer_{layer}"]
-            x = x + branch * self._attention(block, rms_norm(x, block["attention_norm"]))
-            x = x + branch * _mlp(block, rms_norm(x, block["mlp_norm"]))
+            attention = self._attention(block, rms_norm(x, block["attention_norm"]))
+            tap(f"attention_{layer}", attention)
+            x = x + branch * attention
+            mlp = _mlp(block, rms_norm(x, block["mlp_norm"]))
+            tap(f"mlp_{layer}", mlp)
+            x = x + branch * mlp
         readout = params["embedding"].T if self.tied_embeddings else params["readout"]
         return self.output_scale * matmul(rms_norm(x, params["final_norm"]), readout).astype(jnp.float32)
 

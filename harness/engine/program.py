@@ -79,9 +79,9 @@ def make_train(static: Static, together: str | None = None) -> Train:
         (loss, _), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         loss = loss.astype(jnp.float32)
         rate = learning_rate(static, hparams, state.step)
-        _, lr_scale, decay_scale = hparams.scales
+        _, lr_scale, decay_scale, epsilon_scale = hparams.scales
         params, optimizer_state = apply_update(
-            optimizer, rate, grads, state.optimizer, state.params, loss, lr_scale, decay_scale
+            optimizer, rate, grads, state.optimizer, state.params, loss, lr_scale, decay_scale, epsilon_scale
         )
         initial_loss = jnp.where(state.step == 0, loss, state.initial_loss)
         healthy = loss <= hparams.divergence_factor * initial_loss  # False for NaN

@@ -38,6 +38,10 @@ class Optimizer:
         """The parameters to evaluate (optimizers that average weights override this)."""
         return params
 
+    def shape_factor(self, shape: tuple[int, ...]) -> float:
+        """What a matrix optimizer itself multiplies on the orthogonalised update of a (..., fan-in, fan-out) leaf."""
+        return 1.0
+
     def validate(self) -> None:
         """Raise BadInput if the hyperparameters make no optimizer."""
         if not 0.0 <= self.learning_rate < float("inf"):
@@ -53,12 +57,15 @@ def apply_update(
     loss: Array,
     lr_scale: Any,
     decay_scale: Any,
+    epsilon_scale: Any,
 ) -> tuple[Params, Any]:
     """One optimizer step: (params, optimizer state) -> (params, optimizer state).
 
-    lr_scale, decay_scale: trees like `params` of scalars, from the parametrization. A leaf moves by
-    lr_scale * (update - lr * weight_decay * decay_scale * leaf).
+    lr_scale, decay_scale, epsilon_scale: trees like `params` of scalars, from the parametrization. A leaf moves by
+    lr_scale * (update - lr * weight_decay * decay_scale * leaf). Adam's m / (sqrt(v) + k epsilon) is what it makes, exactly,
+    of the gradient divided by k, and so does every optimizer of its family; others have epsilon_scale 1.
     """
+    grads = jax.tree.map(lambda g, k: g / k, grads, epsilon_scale)
     transform = optax.with_extra_args_support(optimizer.build(learning_rate))
     updates, state = transform.update(grads, state, params, value=loss)
     if optimizer.decoupled_decay:

@@ -54,6 +54,13 @@ def _schedule_free_average(self: Optimizer, state: Any, params: Params) -> Param
     return optax.contrib.schedule_free_eval_params(state, params)
 
 
+def _muon_shape_factor(self: Optimizer, shape: tuple[int, ...]) -> float:
+    """sqrt(max(1, fan-out / fan-in)), or with consistent_rms sqrt(max(fan-in, fan-out)) up to a constant."""
+    fan_in, fan_out = shape[-2:]
+    consistent = getattr(self, "consistent_rms", None) is not None
+    return float(max(fan_in, fan_out) if consistent else max(1.0, fan_out / fan_in)) ** 0.5
+
+
 def _make(name: str, alias: Callable[..., Any], family: Family, **fixed: Any) -> type[Optimizer]:
     """A configuration class whose `build` calls `alias`; `fixed` overrides optax's defaults."""
     parameters = inspect.signature(alias).parameters
@@ -79,6 +86,8 @@ def _make(name: str, alias: Callable[..., Any], family: Family, **fixed: Any) ->
         "decoupled_decay": decoupled,
         "build": build,
     }
+    if family == "matrix":
+        namespace["shape_factor"] = _muon_shape_factor
     if name.startswith("schedule_free"):
         namespace["evaluation_params"] = _schedule_free_average
     own_rate = ("learning_rate", float, dataclasses.field(default=rate))

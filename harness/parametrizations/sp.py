@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harness.optimizers.base import Family
+from harness.optimizers.base import Optimizer
 from harness.parametrizations.base import PARAMETRIZATIONS, Factors, Leaf, Parametrization
 from workloads.base import Workload
 
@@ -17,5 +17,5 @@ class SP(Parametrization):
     def reference_width(self, workload: Workload) -> int:
         return workload.width
 
-    def factors(self, leaf: Leaf, family: Family) -> Factors:
+    def factors(self, leaf: Leaf, optimizer: Optimizer, depth_ratio: float) -> Factors:
         return Factors(weight_decay=float(len(leaf.shape) > 1))

@@ -10,6 +10,9 @@ __all__ = ["Transfer", "learning_rate_transfer", "main"]
 
 def main(argv: list[str]) -> int:
     """The command `harness.transfer`; its imports reach further right in the house than the checks themselves."""
-    from harness.transfer import command
+    from harness.transfer import command, coordinates, explain
 
+    commands = {"explain": explain.main, "coordinates": coordinates.main}
+    if argv and argv[0] in commands:
+        return commands[argv[0]](argv[1:])
     return command.main(argv)

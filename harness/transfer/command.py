@@ -3,6 +3,8 @@
   python -m harness.transfer runs=sweep.csv columns.width=d_model columns.lr=peak_lr columns.loss=val_loss out=DIR
   python -m harness.transfer runs=results/quickstart columns.lr=learning_rate columns.loss=final_loss by=parametrization
   python -m harness.transfer runs=sweep.csv axis=depth columns.depth=layers base=4
+  python -m harness.transfer explain workload=language_model workload.width=128 parametrization=mup    (transfer/explain.py)
+  python -m harness.transfer coordinates widths=32,64,128,256 parametrization=mup    coordinate check (transfer/coordinates.py)
 
 One row a run: the scale (axis=width, depth, batch, tokens ...), lr and loss; seed and diverged if there are such columns.
 Runs without a finite loss, or whose `diverged` is true, are censored: they mark the cliff and are never averaged.

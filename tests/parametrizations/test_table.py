@@ -64,6 +64,10 @@ MODELS: dict[str, tuple[Workload, dict[str, str]]] = {
     "regression": (Regression(), {"readout/kernel": "output"}),
 }
 FAMILIES = ("adam", "sgd")
+OPTIMIZER = {"adam": OPTIMIZERS["adamw"](), "sgd": OPTIMIZERS["sgd"](), "matrix": OPTIMIZERS["muon"]()}
+BUILT_IN = [name for name in PARAMETRIZATIONS if name != "table"]
+DEPTH = {"depth_mup", "complete_p"}
+OPTIMIZER["other"] = OPTIMIZERS["adafactor"]()
 
 
 def flat(tree: Any) -> dict[str, Any]:
@@ -103,7 +107,7 @@ def test_sizes_that_coincide_with_the_width_do_not_confuse_roles() -> None:
 @pytest.mark.parametrize("model", MODELS)
 def test_mup_is_table_3(model: str, width: int, family: Any) -> None:
     workload, roles = MODELS[model]
-    found = scales(PARAMETRIZATIONS["mup"](base_width=BASE), workload.replace(width=width), family)
+    found = scales(PARAMETRIZATIONS["mup"](base_width=BASE), workload.replace(width=width), OPTIMIZER[family])
     n = width / BASE
     column = {"adam": 1, "sgd": 2}[family]
     assert flat(found.init) == pytest.approx({path: n ** TABLE_3[role][0] for path, role in roles.items()})
@@ -122,7 +126,7 @@ def test_mup_is_table_3(model: str, width: int, family: Any) -> None:
 def test_sp_is_all_ones(model: str, family: Any) -> None:
     workload, roles = MODELS[model]
     for width in WIDTHS:
-        found = scales(PARAMETRIZATIONS["sp"](base_width=BASE), workload.replace(width=width), family)
+        found = scales(PARAMETRIZATIONS["sp"](base_width=BASE), workload.replace(width=width), OPTIMIZER[family])
         assert flat(found.init) == flat(found.learning_rate) == dict.fromkeys(roles, 1.0)
         assert flat(found.weight_decay) == {path: float(path in matrices(model)) for path in roles}
         assert (found.attention_scale, found.residual_scale, found.output_scale) == (1.0, 1.0, 1.0)
@@ -133,9 +137,9 @@ def test_named_scalars_multiply_those_of_the_workload(model: str) -> None:
     workload, _ = MODELS[model]
     own = workload.replace(width=32, attention_scale=3.0, residual_scale=5.0, output_scale=7.0)
     plain = workload.replace(width=32)
-    for name in PARAMETRIZATIONS:
+    for name in BUILT_IN:
         rule = PARAMETRIZATIONS[name](base_width=BASE)
-        a, b = scales(rule, own, "adam"), scales(rule, plain, "adam")
+        a, b = scales(rule, own, OPTIMIZER["adam"]), scales(rule, plain, OPTIMIZER["adam"])
         assert a.attention_scale == pytest.approx(3 * b.attention_scale)
         assert a.residual_scale == pytest.approx(5 * b.residual_scale)
         assert a.output_scale == pytest.approx(7 * b.output_scale)
@@ -158,9 +162,12 @@ def test_initial_values_have_the_widths_powers_of_table_3() -> None:
 @pytest.mark.parametrize("model", MODELS)
 def test_every_parametrization_is_sp_at_the_base_width(model: str, family: Any) -> None:
     workload = MODELS[model][0].replace(width=BASE)
-    sp = scales(PARAMETRIZATIONS["sp"](base_width=BASE), workload, family)
-    for name in PARAMETRIZATIONS:
-        assert scales(PARAMETRIZATIONS[name](base_width=BASE), workload, family) == sp
+    sp = scales(PARAMETRIZATIONS["sp"](base_width=BASE), workload, OPTIMIZER[family])
+    for name in BUILT_IN:
+        depth = {"base_depth": workload.depth} if name in DEPTH else {}
+        if name in DEPTH and family != "adam":
+            continue
+        assert scales(PARAMETRIZATIONS[name](base_width=BASE, **depth), workload, OPTIMIZER[family]) == sp
 
 
 @pytest.mark.parametrize(("optimizer", "rate"), [("adamw", 1e-2), ("momentum", 0.1)])
@@ -188,18 +195,6 @@ def test_losses_agree_bitwise_at_the_base_width_and_only_there(optimizer: str, r
     assert not np.array_equal(sp, losses("mup", width // 2))
 
 
-@pytest.mark.parametrize("family", ["matrix", "other"])
-def test_mup_without_a_rule_names_the_fix(family: Any) -> None:
-    with pytest.raises(BadInput, match="use parametrization=sp, or an optimizer such as adamw"):
-        scales(PARAMETRIZATIONS["mup"](base_width=BASE), LM, family)
-
-
-def test_muon_with_mup_is_refused() -> None:
-    trial = replace(small_trial(), optimizer=OPTIMIZERS["muon"](), parametrization=PARAMETRIZATIONS["mup"]())
-    with pytest.raises(BadInput, match="family 'matrix'"):
-        trial.hparams()
-
-
 def test_leaves_that_exist_at_some_widths_only_are_refused() -> None:
     class Odd(Regression):
         def init(self, key: Any) -> Any:
@@ -211,7 +206,7 @@ def test_leaves_that_exist_at_some_widths_only_are_refused() -> None:
 
 
 def test_bad_base_widths_are_refused() -> None:
-    for name in PARAMETRIZATIONS:
+    for name in BUILT_IN:
         with pytest.raises(BadInput, match=r"parametrization\.base_width=0"):
             PARAMETRIZATIONS[name](base_width=0).validate()
 
@@ -219,5 +214,5 @@ def test_bad_base_widths_are_refused() -> None:
 def test_an_unlisted_role_gets_no_surprise() -> None:
     """A matrix that does not grow keeps SP's values, and is decayed."""
     for family in FAMILIES:
-        factors = PARAMETRIZATIONS["mup"]().factors(Leaf("m", (3, 4), "fixed", 1.0, 1.0), family)  # type: ignore[arg-type]
-        assert factors == (1.0, 1.0, 1.0)
+        factors = PARAMETRIZATIONS["mup"]().factors(Leaf("m", (3, 4), "fixed", 1.0, 1.0), OPTIMIZER[family], 1.0)
+        assert factors == (1.0, 1.0, 1.0, 1.0)
