@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from workloads.base import Array, BadInput, Batch, Data, Metric, Params, Workload
+from workloads.base import Array, BadInput, Batch, Data, Metric, Params, Tap, Workload, ignore
 
 PIXELS = 64  # 8 x 8, flattened
 CLASSES = 10
@@ -67,11 +67,13 @@ class MLP(nnx.Module):
             setattr(self, f"hidden_{layer}", linear)
         self.output = nnx.Linear(width, CLASSES, kernel_init=_gaussian(1.0), dot_general=_dot_general, rngs=rngs)
 
-    def __call__(self, images: Array) -> Array:
+    def __call__(self, images: Array, tap: Tap = ignore) -> Array:
         """(batch, 64) -> logits (batch, 10)."""
         hidden = images
         for layer in range(self.depth):
-            hidden = nnx.relu(getattr(self, f"hidden_{layer}")(hidden))
+            preactivation = getattr(self, f"hidden_{layer}")(hidden)
+            tap(f"hidden_{layer}", preactivation)
+            hidden = nnx.relu(preactivation)
         return self.output(hidden)
 
 
@@ -125,13 +127,19 @@ class ImageMLP(Workload):
         loss = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
         return {"loss": loss, "error_rate": jnp.mean(jnp.argmax(logits, axis=1) != labels)}
 
+    def activations(self, params: Params, batch: Batch) -> dict[str, Array]:
+        """Preactivations of the hidden layers, (batch, width), and logits, (batch, 10)."""
+        found: dict[str, Array] = {}
+        logits = self._logits(params, batch["images"], found.__setitem__)
+        return found | {"logits": logits}
+
     def matmul_flops(self) -> float:
         """2 B fan_in fan_out per layer forward, twice that backward; the images need no gradient."""
         first, hidden = PIXELS * self.width, (self.depth - 1) * self.width**2
         return 2.0 * self.batch_size * (2 * first + 3 * hidden + 3 * self.width * CLASSES)
 
-    def _logits(self, params: Params, images: Array) -> Array:
-        return self.output_scale * nnx.merge(_graphdef(self.width, self.depth), params)(images)
+    def _logits(self, params: Params, images: Array, tap: Tap = ignore) -> Array:
+        return self.output_scale * nnx.merge(_graphdef(self.width, self.depth), params)(images, tap)
 
 
 @functools.lru_cache(maxsize=64)

@@ -149,7 +149,8 @@ class LanguageModel(Workload):
     def activations(self, params: Params, batch: Batch) -> dict[str, Array]:
         """Embeddings and the output of every residual branch, (B T, W), and logits, (B T, V)."""
         found: dict[str, Array] = {}
-        return found | {"logits": self.logits(params, batch[:, :-1], found.__setitem__)}
+        logits = self.logits(params, batch[:, :-1], found.__setitem__)
+        return found | {"logits": logits}
 
     def logits(self, params: Params, tokens: Array, tap: Tap = ignore) -> Array:
         """(B, T) tokens -> (B T, V) logits in float32. Activations stay two-dimensional (see workloads.layers)."""
