@@ -21,7 +21,7 @@ study: venv
 	$(BIN)/python -m harness.study study=quickstart
 
 test: venv
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 4
 
 lint: venv
 	$(BIN)/ruff check .

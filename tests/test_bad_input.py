@@ -52,7 +52,7 @@ CASES = {
     "memory": (["engine.memory_gb=-1"], "must be positive"),
     "warmup and cooldown": (["schedule=wsd", "schedule.warmup=60%", "schedule.cooldown=60%"], "shorten one"),
     "base width": (["parametrization=mup", "parametrization.base_width=5"], "is no width of this workload"),
-    "mup for muon": (["optimizer=muon", "parametrization=mup"], "use parametrization=sp"),
+    "mup for adafactor": (["optimizer=adafactor", "parametrization=mup"], "use parametrization=sp"),
 }
 
 

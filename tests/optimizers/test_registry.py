@@ -132,7 +132,7 @@ def test_trains_under_jit_with_traced_hyperparameters(name: str) -> None:
             here, state = carry
             value, grads = jax.value_and_grad(loss)(here)
             rate = values["learning_rate"]
-            return apply_update(optimizer, rate, grads, state, here, value, ones(params), ones(params)), value
+            return apply_update(optimizer, rate, grads, state, here, value, *[ones(params)] * 3), value
 
         (end, state), losses = jax.lax.scan(step, (jax.tree.map(jnp.asarray, params), state), length=STEPS)
         return losses[0], loss(optimizer.evaluation_params(state, end)), end
@@ -279,9 +279,7 @@ def test_equals_optax_called_directly(name: str) -> None:
             state, their_state = optimizer.build(rate).init(ours), transform.init(theirs)
             found = []
             for gradient in sequence:
-                ours, state = apply_update(
-                    optimizer, rate, gradient, state, ours, jnp.float64(1.0), ones(ours), ones(ours)
-                )
+                ours, state = apply_update(optimizer, rate, gradient, state, ours, jnp.float64(1.0), *[ones(ours)] * 3)
                 updates, their_state = transform.update(gradient, their_state, theirs)
                 theirs = optax.apply_updates(theirs, updates)
                 found.append((ours, theirs))
@@ -307,7 +305,8 @@ def test_scales_of_each_leaf(name: str) -> None:
     @quick_jit
     def move(rate: Any, lr_scale: Any, decay_scale: Any) -> Any:
         state = optimizer.build(rate).init(params)
-        moved, _ = apply_update(optimizer, rate, gradient, state, params, jnp.float32(1), lr_scale, decay_scale)
+        scales = (lr_scale, decay_scale, ones(params))
+        moved, _ = apply_update(optimizer, rate, gradient, state, params, jnp.float32(1), *scales)
         return jax.tree.map(lambda new, old: new - old, moved, params)
 
     rate = np.float32(0.5)
@@ -334,7 +333,7 @@ def test_schedule_free_evaluates_the_average(name: str) -> None:
         here, state = jax.tree.map(jnp.asarray, params), optimizer.build(rate).init(params)
         for _ in range(3):
             value, grads = jax.value_and_grad(loss)(here)
-            here, state = apply_update(optimizer, rate, grads, state, here, value, ones(params), ones(params))
+            here, state = apply_update(optimizer, rate, grads, state, here, value, *[ones(params)] * 3)
         return here, state.z, optimizer.evaluation_params(state, here)
 
     here, z, average = train()
