@@ -11,7 +11,8 @@ runs: CSV, TSV, Parquet, JSONL, JSON (also .gz), a W&B export, a study's folder,
 columns.N=COLUMN says which column a law's input is; arithmetic is allowed: columns.D="flops / (6 * params)".
 where, held_out: SQL conditions; rows of held_out are only predicted. options.KEY: options of a law or procedure.
 resample: auto, parametric, points or cluster (with cluster=COLUMN). profile: parameters to profile, or all.
-predict.N=1e10,2e10: predictions with intervals. compute=1e21,1e22: compute-optimal sizes, for laws of N and D.
+predict.N=1e10,2e10: predictions with intervals. compute=1e21,1e22: compute-optimal sizes, for laws of N and D
+(given.U=1e11 for what else the law reads).
 out=DIR writes fit.json, report.html and figures/*.png.
 """
 
@@ -76,6 +77,7 @@ class FitConfig(Source):
     profile: str = ""
     predict: dict[str, str] = field(default_factory=dict)
     compute: str = ""
+    given: dict[str, str] = field(default_factory=dict)
     response: str = "loss"
     seed: int = 0
     out: str = ""
@@ -168,7 +170,12 @@ def _further(config: FitConfig, fitted: Fit, points: Points) -> list[tuple[str, 
         rows = _predictions(fitted, config)
         found.append(("predictions", rows, predictions_section(rows)))
     if config.compute:
-        allocation = allocate(fitted, numbers("compute", config.compute), columns=points.columns)
+        allocation = allocate(
+            fitted,
+            numbers("compute", config.compute),
+            columns=points.columns,
+            given={name: float(numbers(f"given.{name}", value)[0]) for name, value in config.given.items()},
+        )
         known = {warning for warning in allocation.warnings if warning not in fitted.warnings}
         section = allocation_section(replace(allocation, warnings=tuple(sorted(known))))
         found.append(("allocation", allocation.to_json(), section))

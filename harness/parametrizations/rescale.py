@@ -48,7 +48,9 @@ class Rescaling:
             if word not in valid:
                 raise BadInput(f"unknown parametrization.{key} '{word}'. {nearest(word, valid)}")
         if self.batch_rule != "none" and self.base_batch < 1:
-            raise BadInput("parametrization.batch_rule needs parametrization.base_batch, the batch size it is relative to")
+            raise BadInput(
+                "parametrization.batch_rule needs parametrization.base_batch, the batch size it is relative to"
+            )
         if (self.duration_rule != "none" or self.decay_timescale) and self.base_tokens < 1:
             raise BadInput(
                 "parametrization.duration_rule and decay_timescale need parametrization.base_tokens, the base run's tokens"

@@ -188,7 +188,8 @@ def data_section(data: Mapping[str, Any]) -> Section:
     facts = [("table", str(data["source"])), ("rows", f"{data['rows_used']} used of {data['rows_read']} read")]
     facts += [(f"left out: {reason}", str(count)) for reason, count in data["dropped"].items()]
     facts += [(f"columns.{name}", column) for name, column in data["columns"].items()]
-    return Section("Data", facts=tuple(facts), warnings=tuple(data["notes"]))
+    facts += [("note", note) for note in data["notes"]]
+    return Section("Data", facts=tuple(facts))
 
 
 def held_out_errors(fit: Fit, held: Mapping[str, np.ndarray], condition: str) -> dict[str, Any]:
