@@ -10,6 +10,7 @@ import numpy as np
 from harness.transfer.basin import Trials, mean_curve
 from harness.transfer.drift import Drift, drift_line
 from harness.transfer.local_model import LocalModel, fit_local_model
+from harness.transfer.plain import plain
 from harness.transfer.regret import Regret, base_regret
 from workloads.base import BadInput
 
@@ -73,22 +74,22 @@ class Transfer:
         nothing = [None, None]
         return {
             "widths": self.scales.tolist(),
-            "best_lr": _plain(self.best_lr),
-            "best_lr_ci95": _plain(self.best_lr_ci95),
+            "best_lr": plain(self.best_lr),
+            "best_lr_ci95": plain(self.best_lr_ci95),
             "drift_exponent": self.drift.exponent if self.drift else None,
             "drift_ci95": list(self.drift.interval(0.95)) if self.drift else nothing,
-            "base_lr_regret": _plain(self.regret.value),
+            "base_lr_regret": plain(self.regret.value),
             "verdict": self.verdict,
             "drift_ci90": list(self.drift.interval(0.90)) if self.drift else nothing,
             "reason": self.reason,
             "base_width": self.base_scale,
-            "akima_lr": _plain(self.akima_lr),
-            "base_lr_regret_ci95": _plain(self.regret.ci95),
+            "akima_lr": plain(self.akima_lr),
+            "base_lr_regret_ci95": plain(self.regret.ci95),
             "regret_cross_fitted": self.regret.cross_fitted,
-            "loss_at_best": _plain(self.loss_at_best),
-            "loss_at_best_stderr": _plain(self.loss_at_best_stderr),
-            "loss_at_best_stderr_paired": _plain(self.loss_at_best_stderr_paired),
-            "noise": {key: _plain(np.array(value)) for key, value in vars(self.noise).items()},
+            "loss_at_best": plain(self.loss_at_best),
+            "loss_at_best_stderr": plain(self.loss_at_best_stderr),
+            "loss_at_best_stderr_paired": plain(self.loss_at_best_stderr_paired),
+            "noise": {key: plain(np.array(value)) for key, value in vars(self.noise).items()},
             "polynomial_order": self.order,
             "dof": self.dof,
             "diverged": self.diverged.tolist(),
@@ -151,14 +152,6 @@ def learning_rate_transfer(
 def _mean_curve(trials: Trials) -> tuple[np.ndarray, np.ndarray]:
     x, y = mean_curve(trials.usable())
     return 2.0**x, np.exp(y)
-
-
-def _plain(values: np.ndarray) -> Any:
-    """Nested lists of JSON numbers, None for NaN, "inf" and "-inf" as text."""
-    if values.ndim:
-        return [_plain(v) for v in values]
-    number = float(values)
-    return None if np.isnan(number) else number if np.isfinite(number) else str(number)
 
 
 def _table(scale: Any, learning_rate: Any, loss: Any, seed: Any, diverged: Any) -> dict[str, np.ndarray]:
