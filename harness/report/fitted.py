@@ -36,7 +36,7 @@ def _parameters(fit: Fit) -> Section:
         ("law", inspect.getdoc(fit.law).splitlines()[0] if inspect.getdoc(fit.law) else fit.law.name),  # type: ignore[union-attr]
         ("points", str(fit.n)),
         ("objective", f"{fit.objective:.8g}, sum of {kind} on {loss.space} residuals{skew}"),
-        ("starts", "{at_best} of {count} reached the minimum".format(**fit.starts)),
+        ("starts", "{count}; of the {finished} followed to the end {at_best} reached the minimum".format(**fit.starts)),
         ("intervals", f"{refits.kind}, {refits.theta.shape[0]} refits of {refits.groups} {_grouped(refits.kind)}"),
         ("residuals", f"root mean square {fit.residuals['rms']:.3g}, median {fit.residuals['median_abs']:.3g}"),
     ]

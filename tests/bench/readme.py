@@ -15,7 +15,7 @@ from tests.bench.setup import ROOT
 
 README = ROOT / "README.md"
 REFERENCE = ROOT / "results" / "reference"
-FILES = ("bench.json", "bench_fit.json")
+FILES = ("bench.json", "bench_small.json", "bench_fit.json")
 _MARKED = re.compile(r"(<!-- bench: (\S+) -->\n).*?(<!-- /bench -->)", re.S)
 
 

@@ -11,7 +11,11 @@ from harness.laws.base import Law
 from harness.laws.fitting.objective import Objective
 from harness.laws.fitting.solver import Solution, predict, solve
 
-SCREENED = 64  # starts of a subset's fit; all starts are tried on the whole
+SCREENED = 64  # starts of a subset's fit, and those that are followed to the end on the whole
+ROUGH, ROUGH_TOLERANCE = (
+    40,
+    1e-3,
+)  # steps of all starts on the whole, and the promised decrease at which one stops early
 MOST_FOLDS = 12  # with more distinct sizes, neighbouring ones are grouped
 
 
@@ -98,9 +102,17 @@ def fit_subsets(
 def fit_all(
     law: Law, objective: Objective, features: Mapping[str, np.ndarray], loss: np.ndarray, weight: np.ndarray
 ) -> Solution:
-    """The law fitted to all points from every one of its starts."""
-    target = objective.transform(loss)[None]
-    return solve(law, objective, features, target, weight[None], law.start_points(features, loss)[None])
+    """The law fitted to all points from every one of its starts.
+
+    Of more than SCREENED starts all take up to ROUGH steps, and the SCREENED lowest go on to the end.
+    """
+    target, starts = objective.transform(loss)[None], law.start_points(features, loss)
+    if starts.shape[0] > SCREENED:
+        rough = solve(
+            law, objective, features, target, weight[None], starts[None], iterations=ROUGH, tolerance=ROUGH_TOLERANCE
+        )
+        starts = rough.theta[0, np.argsort(rough.objective[0], kind="stable")[:SCREENED]]
+    return solve(law, objective, features, target, weight[None], starts[None])
 
 
 def objective_at(

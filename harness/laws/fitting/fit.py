@@ -207,7 +207,7 @@ def fit(
         information=information(objective, fitted - target, points.weight, theta.size + (len(variants) > 1)),
         profile=profile(base, profiled, np.sqrt(np.clip(np.diag(spread), 0, None))),
         variants=variants,
-        starts=_starts(solution),
+        starts=_starts(solution, law.start_points(features, points.loss).shape[0]),
         seconds=time.perf_counter() - started,
         losses=objective.invert(fitted),
         noise=noise,
@@ -342,11 +342,13 @@ def _backtest(
     return errors(folds, forecasts, points.loss)
 
 
-def _starts(solution: Solution) -> dict[str, Any]:
+def _starts(solution: Solution, tried: int) -> dict[str, Any]:
+    """count: starts tried; finished: those followed to the end; of these, how many converged, and at the lowest objective."""
     values = solution.objective[0]
     best = float(values.min())
     reached = values <= best * (1 + 1e-6) + 1e-24
-    return {"count": int(values.size), "converged": int(solution.converged[0].sum()), "at_best": int(reached.sum())}
+    ended = {"converged": int(solution.converged[0].sum()), "at_best": int(reached.sum())}
+    return {"count": tried, "finished": int(values.size), **ended}
 
 
 def _named(law: Law, values: np.ndarray) -> dict[str, float]:
