@@ -134,6 +134,24 @@ def _law(config: FitConfig, law: Law) -> Outcome:
     }
     of_curves = curves if law.whole_curves else {}
     points = read_points(config, (*law.inputs, law.response), response=law.response, **of_curves)
+    if law.whole_curves and points.held_out is not None:
+        _whole_curves_only(points)
+    return _fitted(config, law, points)
+
+
+def _whole_curves_only(points: Points) -> None:
+    """Raise BadInput where held-out rows belong to a fitted curve: without its earlier rows their schedule is unknown."""
+    assert points.held_out is not None
+    both = sorted({*points.columns["curve"].tolist()} & {*points.held_out["curve"].tolist()})
+    if both:
+        raise BadInput(
+            f"held_out= splits curve '{both[0]}'; laws of whole curves need the schedule from its start: hold out whole "
+            "curves, e.g. held_out=\"curve='NAME'\""
+        )
+
+
+def _fitted(config: FitConfig, law: Law, points: Points) -> Outcome:
+    """The law fitted to the points, and whatever else was asked for."""
     columns = {name: points.columns[name] for name in law.inputs}
     observed = points.columns[law.response]
     fitted = fit(
@@ -221,6 +239,10 @@ def _options(config: FitConfig, fitted: Fit) -> dict[str, Any]:
 
 def _all(config: FitConfig) -> Outcome:
     """Every law of the response whose columns the table has, chosen between on inner backtests; then the chosen one."""
+    if config.response not in {LAWS[name].response for name in LAWS}:
+        raise BadInput(
+            f"no law predicts '{config.response}'. {nearest(config.response, {LAWS[n].response for n in LAWS})}"
+        )
     laws = {
         name: LAWS[name]() for name in LAWS if LAWS[name].response == config.response and not LAWS[name].whole_curves
     }
@@ -234,10 +256,11 @@ def _all(config: FitConfig) -> Outcome:
         response=config.response,
         stderr=points.columns.get("stderr"),
         weights=points.columns.get("weights"),
+        objective=_objective(config, next(iter(laws.values()))),
     )
     law = laws[found.chosen]
-    config.law = law.name
-    chosen = _law(config, law)
+    asked = {name: value for name, value in config.predict.items() if name in law.inputs or name not in inputs}
+    chosen = _fitted(replace(config, predict=asked), law, points)
     document = chosen.document | {"selection": found.to_json()}
     lead = f"{law.name} chosen among {len(laws)} laws on inner backtests."
     return Outcome("Laws side by side", lead, document, (selection_section(found), *chosen.sections))

@@ -97,6 +97,35 @@ def test_all_puts_laws_side_by_side_and_fits_the_chosen_one(points, capsys):
     assert "Laws side by side" in capsys.readouterr().out
 
 
+def test_all_reads_the_table_once_whatever_the_chosen_law_reads(tmp_path):
+    """Two columns are mapped, the loss depends on one: the chosen law must not stumble over the other."""
+    n, d = (m.ravel() for m in np.meshgrid(np.geomspace(1e6, 1e9, 8), [1e9, 1e9, 1e9]))
+    loss = (1.7 + 40 * n**-0.3) * np.exp(0.001 * np.random.default_rng(5).normal(size=n.size))
+    path = table(tmp_path, {"params": n, "tokens": d, "loss": loss})
+    entry = fitted(path, "columns.D=tokens", "predict.N=1e10", "predict.D=1e10", "objective.delta=0.01", law="all")
+    assert entry["law"] == "power_law_offset"
+    assert [row["N"] for row in entry["predictions"]] == [1e10]
+    assert entry["loss"]["delta"] == entry["selection"]["objective"]["delta"] == 0.01
+
+
+def curves(folder):
+    step = np.arange(1, 61) * 10
+    parts = []
+    for name, lr in {"a": np.full(60, 1e-3), "b": np.linspace(1e-3, 1e-4, 60), "c": np.full(60, 5e-4)}.items():
+        loss = 2 + 0.5 * np.cumsum(10 * lr) ** -0.4
+        parts.append({"curve": np.full(60, name), "step": step, "lr": lr, "loss": loss})
+    return table(folder, {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}, "curves.csv")
+
+
+def test_laws_of_curves_are_drawn_and_hold_out_whole_curves_only(tmp_path, capsys):
+    path, out = curves(tmp_path), tmp_path / "out"
+    words = ["law=annealing", f"runs={path}", "options.warmup=0", "bootstrap=100", f"out={out}"]
+    assert main(words) == 0
+    assert (out / "figures" / "fit.png").is_file()
+    assert cli.run(main, [*words, "held_out=step > 300"]) == 2
+    assert "hold out whole curves" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_users_own_law(points):
     form = points.parent / "own.py"
     form.write_text(

@@ -73,11 +73,12 @@ def with_options(cls: type[Any], options: Mapping[str, Any]) -> Any:
 def _attribute(path: Path, attribute: str) -> Any:
     if not path.is_file():
         raise BadInput(f"there is no file {path}; law=NAME takes one of {', '.join(LAWS)}, or FILE.py:NAME")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = f"windtunnel_user_law.{path.stem}"  # whatever the file is called, it takes no other module's place
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # dataclasses look their module up
+    sys.modules[name] = module  # dataclasses look their module up
     try:
         spec.loader.exec_module(module)
     except Exception as error:

@@ -21,7 +21,8 @@ def plots_of(fit: Fit, columns: Mapping[str, np.ndarray], observed: np.ndarray) 
     """Pictures of `fit` to the points columns (n,) and observed (n,)."""
     law = fit.law
     shapes = {1: _one_size, 2: _two_columns}
-    first = () if law.whole_curves else shapes.get(len(law.inputs), _against_prediction)(fit, columns, observed)
+    draw = _whole_curves if law.whole_curves else shapes.get(len(law.inputs), _against_prediction)
+    first = draw(fit, columns, observed)
     return (*first, _residuals(fit, columns, observed), *_profiles(fit))
 
 
@@ -113,6 +114,21 @@ def _optimal_line(fit: Fit, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, n
         return np.empty(0), np.empty(0)
     inside = (x[0] <= best.N) & (x[-1] >= best.N) & (y[0] <= best.D) & (y[-1] >= best.D)
     return best.N[inside], best.D[inside]
+
+
+def _whole_curves(fit: Fit, columns: Mapping[str, np.ndarray], observed: np.ndarray) -> tuple[Plot, ...]:
+    """Observed and fitted response along each curve."""
+    labels, step = np.asarray(columns["curve"]), np.asarray(columns["step"], np.float64)
+    layers = []
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        rows = rows[np.argsort(step[rows])]
+        layers.append(Layer(str(label), step[rows], observed[rows]))
+        layers.append(Layer(f"{label}, fit", step[rows], fit.losses[rows], kind="line"))
+    response = fit.law.response
+    caption = f"Observed {response} (points) and the fitted law (lines) along each curve."
+    title = f"{fit.law.name}: {response} against step"
+    return (Plot("fit", title, "step", response, tuple(layers), log_x=False, caption=caption, alt=caption),)
 
 
 def _against_prediction(fit: Fit, columns: Mapping[str, np.ndarray], observed: np.ndarray) -> tuple[Plot, ...]:

@@ -23,7 +23,8 @@ def table(content: dict[str, Any]) -> str:
     """A Markdown table of every measure that has a target, with machine and date above it."""
     machine = content["machine"]
     lines = [
-        f"Medians of {content['date'][:10]}, {machine['cpu']}, {machine['cores']} cores, load {machine['load']:.1f} before:",
+        f"Medians of {content['date'][:10]}, {machine['cpu']}, {machine['cores']} cores, load {machine['load']:.1f} before, "
+        f"code {content['versions']['code']}:",
         "",
         "| measure | reached | asked |",
         "|---|---|---|",

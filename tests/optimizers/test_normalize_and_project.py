@@ -170,7 +170,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", ACCEPTED)
 def test_models_that_normalise_before_every_nonlinearity_are_accepted(name):
-    refuse_unnormalised(ACCEPTED[name], PARAMS)
+    assert refuse_unnormalised(ACCEPTED[name], PARAMS) is None
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -133,7 +133,7 @@ def test_bad_final_values_are_refused(final: float) -> None:
 
 def test_default_schedules_are_valid() -> None:
     for name in NAMES:
-        replace(small_trial(), schedule=SCHEDULES[name]()).validate()
+        assert replace(small_trial(), schedule=SCHEDULES[name]()).validate() is None
 
 
 def test_the_cooldown_of_wsd_starts_where_it_says() -> None:
