@@ -1,19 +1,22 @@
 """What is trained: one file per workload family.
 
 `FAMILIES` is the registry, loaded on first use so that commands which only read records start quickly. A new family is
-one file, one entry here and one row in `tests/workloads/test_families.py`.
+one file, one entry here and one row in `tests/workloads/rows/`.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
+
+_CLASSES = {
+    "image_mlp": "ImageMLP",
+    "language_model": "LanguageModel",
+    "regression": "Regression",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name != "FAMILIES":
         raise AttributeError(f"module 'workloads' has no attribute '{name}'")
-    from workloads.image_mlp import ImageMLP
-    from workloads.language_model import LanguageModel
-    from workloads.regression import Regression
-
-    return (LanguageModel, Regression, ImageMLP)
+    return tuple(getattr(importlib.import_module(f"workloads.{module}"), cls) for module, cls in _CLASSES.items())

@@ -62,6 +62,9 @@ def ignore(name: str, activation: Array) -> None:
 class Workload:
     """Base of all families. Subclasses add their fields and implement the methods that raise here.
 
+    variants: named modifications of the family (AlgoPerf's sense), name -> changed fields. default_steps: horizon of a
+    default-budget trial, the one that targets are set with.
+
     width, depth: the two size knobs every family has.
     batch_size: examples per step.
     attention_scale, residual_scale, output_scale: the named scalars that parametrizations set
@@ -70,6 +73,8 @@ class Workload:
 
     name: ClassVar[str]
     metric: ClassVar[Metric]
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    default_steps: ClassVar[int] = 200
 
     width: int = 64
     depth: int = 2
@@ -129,8 +134,19 @@ class Workload:
         raise BadInput(f"workload '{self.name}' does not expose its activations, which this check needs")
 
     def matmul_flops(self) -> float:
-        """Analytic FLOPs of the matrix multiplications of one training step (forward and backward)."""
+        """Analytic FLOPs of the matrix multiplications of one training step (forward and backward).
+
+        Convolutions count as the products they are: 2 x outputs x kernel entries per output, zero padding included.
+        """
         raise NotImplementedError
+
+    def trivial_metric(self) -> float | None:
+        """The metric of the best predictor that looks at no input (None where it is not known)."""
+        return None
+
+    def oracle_metric(self) -> float | None:
+        """The metric of the best possible predictor, which knows how the data were made (None where nobody knows)."""
+        return None
 
     def replace(self, **changes: Any) -> Self:
         return dataclasses.replace(self, **changes)
