@@ -93,9 +93,12 @@ def settings_of(study: StudyConfig) -> tuple[str | None, str | None, str | None]
             case {"law": str(name), "x": str(key), **rest} if not rest:
                 LAWS[name]
                 law, column = name, key
+            case {"check": str(), **_options}:
+                pass  # harness.checks knows them
             case _:
                 raise BadInput(
-                    f"analysis {dict(analysis)} is not known; write {{transfer: KEY}} or {{law: NAME, x: COLUMN}}"
+                    f"analysis {dict(analysis)} is not known; write {{transfer: KEY}}, {{law: NAME, x: COLUMN}} or "
+                    "{check: NAME}"
                 )
     if axis is not None and axis not in study.sweep:
         raise BadInput(f"the analysis 'transfer: {axis}' needs {axis} in the sweep. {nearest(axis, study.sweep)}")

@@ -48,13 +48,20 @@ COMPONENTS: dict[str, Registry[Any]] = {
 
 @dataclass
 class TrackerConfig:
-    """Where live metrics are mirrored. mode: W&B's online, offline or disabled."""
+    """Where live metrics are mirrored. mode: W&B's online, offline or disabled.
+
+    points: of a curve that are logged live. live: most runs open at once; other trials are mirrored when they finish. wait:
+    seconds that a mirror which lags may take after training.
+    """
 
     name: str = "none"
     project: str = "windtunnel"
     entity: str | None = None
     mode: str = "offline"
     tags: list[str] = field(default_factory=list)
+    points: int = 16
+    live: int = 64
+    wait: float = 60.0
 
 
 @dataclass
@@ -68,15 +75,63 @@ class EngineConfig:
     curve_points: int = 256
 
 
+@dataclass
+class AnalysisConfig:
+    """What the job that follows an array is asked for; it analyses, and submits the study's next stage."""
+
+    partition: str | None = None
+    cpus: int = 1
+    mem_gb: float | None = None
+    time_min: int = 30
+
+
+@dataclass
+class ClusterConfig:
+    """What SLURM is asked for; null leaves it to the site (see SLURM/README.md). Presets: conf/cluster/*.yaml.
+
+    gpus, cpus, mem_gb, time_min: of one array task, which trains its packs on all its devices. gpu_memory_gb: of one GPU, to
+    size packs before one is seen. work_rate: Pack.step_work per second and device, for estimates until something is recorded.
+    signal_s: how long before the time limit a task is told to checkpoint. task_min: packs share a task until it is estimated
+    to take this long. concurrent: most tasks at once. retries: how often a task starts again after a failure without progress.
+    options: more sbatch options. modules, environment: loaded and exported in the job. container: words before the Python
+    command, such as [apptainer, exec, --nv, image.sif], or options of srun. python: the interpreter, by default this one.
+    """
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    gpus: int = 0
+    gpu_type: str | None = None
+    gpu_memory_gb: float | None = None
+    cpus: int = 1
+    mem_gb: float | None = None
+    time_min: int = 60
+    signal_s: int = 120
+    task_min: float = 30.0
+    concurrent: int | None = None
+    max_tasks: int = 1000
+    retries: int = 2
+    work_rate: float | None = None
+    options: list[str] = field(default_factory=list)
+    modules: list[str] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
+    container: list[str] = field(default_factory=list)
+    python: str | None = None
+    analysis: AnalysisConfig = field(default_factory=AnalysisConfig)
+
+
 @functools.cache
 def schema(cls: type[Any], named: bool = True) -> type[Any]:
     """A mutable twin of a frozen component class, with its name as a field, which is what Hydra can override."""
     hints = typing.get_type_hints(cls)
-    fields = [(f.name, hints[f.name], field(default=f.default)) for f in dataclasses.fields(cls)]
+    defaults = {f.name: field(default=f.default, default_factory=f.default_factory) for f in dataclasses.fields(cls)}  # type: ignore[call-overload]
+    fields = [(name, hints[name], default) for name, default in defaults.items()]
     name = [("name", str, field(default=cls.name))] if named else []  # type: ignore[attr-defined]
     return dataclasses.make_dataclass(f"{cls.__name__}Config", name + fields)
 
 
+_GROUPS = ("study", "tracker", "cluster", "hydra/launcher")
 _defaults: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(Trial)}
 
 
@@ -94,15 +149,23 @@ class TrialConfig:
     evaluations: int = _defaults["evaluations"]
     divergence_factor: float = _defaults["divergence_factor"]
     precision: str = _defaults["precision"]
+    probes: list[str] = field(default_factory=list)
 
 
 @dataclass
 class RunConfig:
-    """Where a command's results go, and how it trains."""
+    """Where a command's results go, and how and where it trains.
 
+    launcher: set by hydra/launcher. dry_run: show what would be trained, and stop. wait: follow submitted jobs to their end.
+    """
+
+    launcher: str = MISSING
     results: str = "results"
+    dry_run: bool = False
+    wait: bool = False
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
 
 @dataclass
@@ -139,7 +202,6 @@ class StudyRunConfig(RunConfig):
     """`harness.study`: a named study."""
 
     study: StudyConfig = MISSING
-    dry_run: bool = False
 
 
 def register_schemas() -> None:
@@ -149,6 +211,7 @@ def register_schemas() -> None:
     store.store(name="study_schema", node=StudyRunConfig)
     store.store(group="study", name="study", node=StudyConfig)
     store.store(group="budget", name="budget", node=schema(Budget, named=False))
+    store.store(group="cluster", name="cluster", node=ClusterConfig)
     store.store(group="tracker", name="none", node=TrackerConfig)
     store.store(group="tracker", name="wandb", node=TrackerConfig(name="wandb"))
     for group, registry in COMPONENTS.items():
@@ -200,11 +263,11 @@ def explain(name: str, overrides: Iterable[str], error: Exception) -> BadInput:
     """The user's mistake in one paragraph, with the nearest valid name where there is one."""
     pairs = [text.lstrip("+~").partition("=")[::2] for text in overrides if not text.startswith("-")]
     for key, value in pairs:
-        valid = options(key) if key in (*COMPONENTS, "study", "tracker") else []
+        valid = options(key) if key in (*COMPONENTS, *_GROUPS) else []
         unknown = [word for word in value.split(",") if valid and word not in valid and word.isidentifier()]
         if unknown and not (key == "tracker" and unknown[0] in ("none", "wandb")):
             return BadInput(f"unknown {key} '{unknown[0]}'. {nearest(unknown[0], valid)}")
-    groups = [f"{key}={value}" for key, value in pairs if key in (*COMPONENTS, "study") and "," not in value]
+    groups = [f"{key}={value}" for key, value in pairs if key in (*COMPONENTS, *_GROUPS) and "," not in value]
     try:
         with_groups = compose_config(name, groups) if len(groups) < len(pairs) else None
     except BadInput:
@@ -236,8 +299,9 @@ def trial_from(config: DictConfig) -> Trial:
     for group, registry in COMPONENTS.items():
         node = dict(values[group])
         parts[group] = registry[node.pop("name")](**node)
-    scalars = {f.name: values[f.name] for f in dataclasses.fields(Trial) if f.name not in (*parts, "budget")}
-    trial = Trial(**parts, budget=Budget(**values["budget"]), **scalars)
+    scalars = {f.name: values[f.name] for f in dataclasses.fields(Trial) if f.name not in (*parts, "budget", "probes")}
+    probes = tuple(values["probes"])
+    trial = Trial(**parts, budget=Budget(**values["budget"]), probes=probes, **scalars)
     trial.validate()
     return trial
 

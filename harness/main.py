@@ -5,8 +5,10 @@ commands:
   study     plan, train, analyse and report a named study: study=quickstart
   fit       fit laws to any table of runs, with error bars
   transfer  whether the best learning rate moves with scale, from any table of runs
+  score     score submissions as AlgoPerf does, from a table of trials or its logs
   runs      list, filter and export what is recorded
   report    write a study's HTML report again from its records
+  wandb     mirror recorded trials to W&B (sync), or build a dashboard there
 
 `windtunnel COMMAND --help` explains a command; `python -m harness.COMMAND` is the same.
 """
@@ -20,7 +22,7 @@ from harness import cli
 from harness.registry import nearest
 from workloads.base import BadInput
 
-COMMANDS = ("train", "study", "fit", "transfer", "runs", "report")
+COMMANDS = ("train", "study", "fit", "transfer", "score", "runs", "report", "wandb")
 
 
 def main(argv: list[str]) -> int:

@@ -8,36 +8,38 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from harness.config import StudyConfig
-from harness.engine import devices
+from harness.engine.devices import Devices
 from harness.engine.pack import Pack, make_packs
 from harness.engine.runner import Settings
 from harness.records.store import Store
 from harness.trial import Trial
 
-_GUESSED_RATE = 1.2e11  # Pack.step_work per second and CPU core
-_GUESSED_COMPILE = 4.0  # seconds per program
+GUESSED_RATE = 1.2e11  # Pack.step_work per second and CPU core
+GUESSED_COMPILE = 4.0  # seconds per program
 
 
 def show(
     console: Console,
-    study: StudyConfig,
+    title: str,
     trials: Sequence[Trial],
     later: Sequence[Trial],
     store: Store,
     settings: Settings,
+    local: Devices,
 ) -> None:
-    """Print the plan of what is missing. later: what follows the sweep, at learning rates that it will choose."""
+    """Print the plan of what is missing. later: what follows the sweep, at learning rates that it will choose.
+
+    local: the devices of the process that will train.
+    """
     finished = store.finished()
-    local = devices.local_devices()
     memory = local.memory(settings.memory_gb)
     missing = [trial for trial in trials if trial.id not in finished]
     packs, notes = make_packs(missing, local, memory, settings.pack_size)
     followers, _ = make_packs(later, local, memory, settings.pack_size)
-    past = _past_rate(store, trials)
-    rate = past or _GUESSED_RATE * local.count
+    past = past_rate(store, trials, local)
+    rate = past or GUESSED_RATE * local.count
     columns = ("stage", "workload", "width", "packs", "trials", "steps", "FLOPs", "estimated time")
-    table = Table(*columns, title=f"{study.name}: {study.question}")
+    table = Table(*columns, title=title)
     for stage, members in (("sweep", packs), ("then", followers)):
         for group in _by_program(members):
             table.add_row(stage, *_row(group, rate))
@@ -49,7 +51,7 @@ def show(
     console.print(
         f"{len(missing)} trials to train in {len(packs)} packs, then {len(later)} more; {programs} programs; "
         f"{len(trials) - len(missing)} already recorded; about "
-        f"{seconds + _GUESSED_COMPILE * programs / local.count:.0f} s on {local.count} x {local.kind}"
+        f"{seconds + GUESSED_COMPILE * programs / local.count:.0f} s on {local.count} x {local.kind}"
         f"{'' if past else ' (a guess: nothing of this kind is recorded yet)'}",
         highlight=False,
     )
@@ -71,12 +73,15 @@ def _row(packs: Sequence[Pack], rate: float) -> list[str]:
     return [workload.name, *map(str, numbers)]
 
 
-def _past_rate(store: Store, trials: Sequence[Trial]) -> float | None:
-    """Work per second, over all devices, of those of `trials` that are recorded; None if there are none."""
-    rows = {row["trial"]: row for row in store.trials(columns=["trial", "status", "train_s"]).to_pylist()}
+def past_rate(store: Store, trials: Sequence[Trial], local: Devices) -> float | None:
+    """Work per second of those of `trials` that are recorded, trained on as many devices of such a kind; None without any."""
+    columns = ["trial", "status", "train_s", "device", "devices"]
+    rows = {row["trial"]: row for row in store.trials(columns=columns).to_pylist()}
     rates = []
     for trial in trials:
         row = rows.get(trial.id)
-        if row and row["status"] == "ok" and row["train_s"]:
+        if not (row and row["status"] == "ok" and row["train_s"]):
+            continue
+        if (row["device"] == "cpu") == (local.platform == "cpu") and row["devices"] == local.count:
             rates.append(trial.horizon * Pack(trial.static(), (trial,), 1).step_work / row["train_s"])
     return float(np.median(rates)) if rates else None

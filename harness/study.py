@@ -3,13 +3,16 @@
     python -m harness.study study=quickstart
     python -m harness.study study=quickstart dry_run=true            # packs, trials, FLOPs and estimated time, then stop
     python -m harness.study study=quickstart study.sweep.seed=[0,1,2] study.name=three_seeds
+    python -m harness.study study=quickstart hydra/launcher=slurm cluster=cpu          # as SLURM jobs; wait=true follows them
+    python -m harness.study status study=quickstart                                    # how its jobs stand
 
 Results go to results/<study.name>: study.yaml, trials.parquet, curves, transfer.json, fit.json, prediction.json,
-claims.json, report.html. Running it again trains only what is missing. Exit code 1: a claim is refuted.
+checks.json, claims.json, report.html. Running it again trains only what is missing. Exit code 1: a claim is refuted.
 """
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,8 +38,14 @@ from harness.analysis import (
     settings_of,
     transfers,
 )
-from harness.claims import check_claims, validate
+from harness.checks import Finding
+from harness.checks.run import checks_of, run_checks
+from harness.claims import Findings, check_claims, validate
 from harness.config import StudyConfig, compose_study, options
+from harness.engine import devices
+from harness.launchers.slurm import launcher
+from harness.launchers.slurm.submit import Submitted, preview, require, settled
+from harness.launchers.slurm.tasks import task_devices
 from harness.laws import PredictionVerdict
 from harness.prediction import FILE, Target, fingerprint, judge, trial_points, write_down
 from harness.records.files import atomic_write_text, write_json
@@ -52,25 +61,36 @@ def main(argv: list[str]) -> int:
     if cli.wants_help(argv):
         print(f"{(__doc__ or '').strip()}\n\nstudies: {', '.join(options('study'))}")
         return 0
+    if argv[:1] == ["status"]:
+        return launcher.show_status(compose_study(argv[1:]))
     config = compose_study(argv)
+    on_slurm = config.launcher == "slurm"
     study = OmegaConf.to_object(config.study)
     if not isinstance(study, StudyConfig):
         raise BadInput(f"study={config.study} is not a study; there are: {', '.join(options('study'))}")
     study.base, study.sweep = flatten(study.base), flatten(study.sweep)
     study.rerun, study.predict = flatten(study.rerun), flatten(study.predict)
-    validate(study.claims)
     settings_of(study)
     session.configure(config)
     points = points_of(study.sweep, study.also)
     trials = trials_of(study, points)
+    validate(study.claims, list(checks_of(study, trials)))
     store = session.store_of(config, study.name)
     console = Console()
     later = trials_of(study, [*rerun_layout(study, points), *predict_layout(study, points)])
-    plan.show(console, study, trials, later, store, session.settings_of(config))
+    local = task_devices(config) if on_slurm else devices.local_devices()
+    title = f"{study.name}: {study.question}"
+    plan.show(console, title, trials, later, store, session.settings_of(config), local)
     if config.dry_run:
+        if on_slurm:
+            preview(console, trials, config, store, argv)
         return 0
     _write_study(store, config, trials)
-    outcome = investigate(study, points, lambda points: _train(study, config, store, points), store.root)
+    train = functools.partial(_submit if on_slurm else _train, study, config, store, argv)
+    try:
+        outcome = investigate(study, points, train, store.root)
+    except Submitted as submitted:
+        return launcher.finish(submitted.folders, config, store)
     write_outcome(store.root, outcome)
     store.compact()
     from harness.report import write_report  # matplotlib is slow to import
@@ -82,10 +102,11 @@ def main(argv: list[str]) -> int:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a study found: series -> transfer, law and prediction verdict; the claims."""
+    """What a study found: series -> transfer, law and prediction verdict; check -> finding; the claims."""
 
     transfers: Mapping[str, Transfer]
     laws: Mapping[str, LawResult]
+    checks: Mapping[str, Finding]
     claims: list[dict[str, Any]]
 
 
@@ -114,15 +135,35 @@ def investigate(
         }
     stages = {"sweep": swept, "rerun": rerun, "predict": predicted}
     write_json(root / "stages.json", {k: [cell.row["trial"] for cell in cells] for k, cells in stages.items()})
-    return Outcome(found, fitted, check_claims(study.claims, found, verdicts))
+    checks = run_checks(study, swept, root)
+    claims = check_claims(study.claims, Findings(found, verdicts, checks))
+    return Outcome(found, fitted, checks, claims)
 
 
-def _train(study: StudyConfig, config: DictConfig, store: Store, points: Sequence[Point]) -> list[Cell]:
+def _train(
+    study: StudyConfig, config: DictConfig, store: Store, argv: Sequence[str], points: Sequence[Point]
+) -> list[Cell]:
     """Train what is missing of these points; every point with its row."""
     if not points:
         return []
     trials = trials_of(study, points)
     session.train(trials, config, store)
+    return _cells(points, trials, store)
+
+
+def _submit(
+    study: StudyConfig, config: DictConfig, store: Store, argv: Sequence[str], points: Sequence[Point]
+) -> list[Cell]:
+    """Every point with its row; raises Submitted if some have none yet, after having their trials trained by SLURM."""
+    if not points:
+        return []
+    points = settled(store, points)
+    trials = trials_of(study, points)
+    require(trials, config, store, argv, points)
+    return _cells(points, trials, store)
+
+
+def _cells(points: Sequence[Point], trials: Sequence[Trial], store: Store) -> list[Cell]:
     rows = {row["trial"]: row for row in store.trials().to_pylist()}
     return [Cell(point, rows[trial.id]) for point, trial in zip(points, trials, strict=True)]
 
@@ -179,6 +220,11 @@ def _show(console: Console, store: Store, outcome: Outcome) -> None:
             table.add_row(
                 name, _number(entry["drift_exponent"]), f"{_number(low)} to {_number(high)}", entry["verdict"]
             )
+        console.print(table)
+    for name, finding in outcome.checks.items():
+        table = Table("series", "verdict", "why", title=name)
+        for series, (word, reason) in finding.verdicts.items():
+            table.add_row(series, word, reason)
         console.print(table)
     if outcome.claims:
         table = Table("claim", "verdict", "why", title="Claims")

@@ -6,6 +6,7 @@ r"""Train one trial, or with -m a sweep of them.
 
 A sweep's jobs are grouped into packs and trained in this process, each with its own row, curve and resolved configuration
 under results/<study_name>. A trial that is already recorded is not trained again. --cfg prints the composed configuration.
+With hydra/launcher=slurm cluster=NAME the trials become a SLURM job array, see SLURM/README.md; dry_run=true shows it.
 """
 
 from __future__ import annotations
@@ -56,14 +57,20 @@ def main(argv: list[str]) -> int:
     session.configure(config)
     trial = trial_from(config)
     store = session.store_of(config, config.study_name)
-    record_config(store, trial, config)
-    summary = session.train([trial], config, store)
-    report(store, [trial], summary)
+    if not config.dry_run:
+        record_config(store, trial, config)
+    if config.launcher == "slurm":
+        from harness.launchers.slurm import launcher  # the launchers import this module
+
+        return launcher.train([trial], config, store)
+    from harness.launchers import packed
+
+    packed.train([trial], config, store)
     return 0
 
 
 def _sweep(overrides: Sequence[str]) -> int:
-    """Hand the sweep to Hydra's sweeper and the packed launcher."""
+    """Hand the sweep to Hydra's sweeper and to the launcher that hydra/launcher names."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come back as exceptions, and are explained below
     run = hydra.main(config_path=str(CONFIG_DIR), config_name="train", version_base="1.3")(_unused)
     sys.argv = [sys.argv[0], "-m", *overrides]
@@ -75,7 +82,7 @@ def _sweep(overrides: Sequence[str]) -> int:
 
 
 def _unused(config: DictConfig) -> None:
-    raise AssertionError("the packed launcher trains jobs itself")
+    raise AssertionError("the launchers train jobs themselves")
 
 
 def record_config(store: Store, trial: Trial, config: DictConfig) -> None:

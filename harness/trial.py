@@ -18,6 +18,7 @@ from harness.budget import Budget, Rates, evaluation_steps, steps_of
 from harness.optimizers.base import Optimizer
 from harness.parametrizations.base import Parametrization, scales
 from harness.parametrizations.rescale import Run
+from harness.probes.base import PROBES
 from harness.registry import nearest
 from harness.schedules.base import Schedule
 from workloads.base import BadInput, Workload
@@ -37,6 +38,7 @@ class Static:
     schedule: Schedule
     precision: str
     capacity: int
+    probes: tuple[str, ...] = ()
 
 
 class Hparams(NamedTuple):
@@ -63,7 +65,8 @@ class Trial:
 
     evaluations: how often the validation split is evaluated, evenly spread, the last time at the horizon.
     data_seed: which batches are seen, and in what order (null: the seed's). divergence_factor: a training loss above this
-    multiple of the first step's loss (or a non-finite one) ends the trial as diverged.
+    multiple of the first step's loss (or a non-finite one) ends the trial as diverged. probes: names of what is measured on
+    the model at every evaluation (harness.probes).
     """
 
     name: ClassVar[str] = "trial"
@@ -78,6 +81,7 @@ class Trial:
     evaluations: int = 10
     divergence_factor: float = 10.0
     precision: str = "float32"
+    probes: tuple[str, ...] = ()
 
     def validate(self) -> None:
         """Raise BadInput if this can't be trained. Compiles nothing; reads the corpus to know its length."""
@@ -95,6 +99,8 @@ class Trial:
         for seed in ("seed", "data_seed"):
             if not 0 <= (getattr(self, seed) or 0) < 2**31:
                 raise BadInput(f"{seed}={getattr(self, seed)} must lie in [0, 2^31)")
+        for probe in self.probes:
+            PROBES[probe]
         self.schedule.check_lengths(self.lengths(), self.horizon)
         scales(self.parametrization, self.workload, components.erase(self.optimizer))
         self.rescaled_optimizer()
@@ -105,7 +111,10 @@ class Trial:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if not dataclasses.is_dataclass(value):
-                flat[field.name] = value
+                if field.name != "probes":
+                    flat[field.name] = value
+                elif value:  # a trial without probes is the one it was before there were any
+                    flat[field.name] = ",".join(value)
                 continue
             config = components.as_config(value)
             name = config.pop("name")
@@ -161,6 +170,7 @@ class Trial:
             schedule=dataclasses.replace(components.erase(self.schedule), **dict.fromkeys(self.schedule.durations, "")),
             precision=self.precision,
             capacity=1 << int(longest - 1).bit_length(),
+            probes=self.probes,
         )
 
     def rescaled_optimizer(self) -> Optimizer:

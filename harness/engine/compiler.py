@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec
 
 from harness.engine.devices import TRIAL_AXIS, Devices
 from harness.engine.flops import step_flops
+from harness.engine.history import Names
 from harness.engine.pack import Pack
 from harness.engine.program import make_train
 from harness.trial import Static, Trial
@@ -27,12 +28,14 @@ SIDE_BY_SIDE = "side_by_side"
 class Program:
     """Compiled init(hparams), chunk(state, hparams, stops, data) and evaluate(state, hparams, data).
 
-    All leaves carry a leading trial axis except `data`. seconds: time spent compiling (or reading the cache).
+    All leaves carry a leading trial axis except `data`. measures: (group, name) of what evaluate gives. seconds: time
+    spent compiling (or reading the cache).
     """
 
     init: Callable[..., Any]
     chunk: Callable[..., Any]
     evaluate: Callable[..., Any]
+    measures: Names
     seconds: float
 
 
@@ -77,11 +80,12 @@ def compile_program(pack: Pack, data: Any, devices: Devices) -> Program:
     init = jax.jit(first, out_shardings=devices.by_trial).lower(hparams)
     state = _shapes(init.out_info, devices)
     chunk = jax.jit(over_trials(train.chunk, devices, group, True), donate_argnums=0)
-    evaluate = jax.jit(over_trials(train.evaluate, devices, group, True))
+    evaluate = jax.jit(over_trials(train.evaluate, devices, group, True)).lower(state, hparams, data)
     return Program(
         init=init.compile(),
         chunk=chunk.lower(state, hparams, stops, data).compile(),
-        evaluate=evaluate.lower(state, hparams, data).compile(),
+        evaluate=evaluate.compile(),
+        measures=tuple((group, name) for group, names in evaluate.out_info.items() for name in names),
         seconds=time.perf_counter() - started,
     )
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from harness import __version__
 from harness.engine.devices import Devices
 
+VERSION_FILE = "code_version.txt"  # in a copy of the package that was made to be run elsewhere
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
@@ -20,6 +21,9 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 def code_version() -> str:
     """The package version with the git commit, and "-dirty" if tracked files were changed."""
     here = Path(__file__).resolve().parent
+    copied = here.parent / VERSION_FILE
+    if copied.is_file():
+        return copied.read_text()
     commands = (["git", "rev-parse", "--short=12", "HEAD"], ["git", "status", "--porcelain", "--untracked-files=no"])
     try:
         commit, changes = (

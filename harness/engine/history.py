@@ -18,20 +18,25 @@ from harness.trial import Trial
 
 Rows = list[dict[str, Any]]
 Evaluation = Mapping[str, Mapping[str, np.ndarray]]
+Names = tuple[
+    tuple[str, str], ...
+]  # of what an evaluation measures: ("validation", "loss"), ("probe", "sharpness") ...
 
-_SPLITS = ("validation", "test")
+_CURVES = {"validation": "eval", "probe": "probe"}  # what beside loss and metric a curve holds, and its columns' prefix
+_ROWS = _CURVES | {"test": "test"}
 
 
 class History:
-    """steps: (trials, 2, horizon) training loss and learning rate of every step. scores: (trials, evaluations, 4) validation
-    loss and metric, test loss and metric. NaN where nothing was measured, or after a divergence.
+    """steps: (trials, 2, horizon) training loss and learning rate of every step. scores: (trials, evaluations, names) what
+    evaluations measure, in the order of `names`. NaN where nothing was measured, or after a divergence.
     """
 
-    def __init__(self, pack: Pack) -> None:
+    def __init__(self, pack: Pack, names: Names) -> None:
         self.pack = pack
+        self.names = names
         self.boundaries = evaluation_steps(pack.horizon, pack.trials[0].evaluations)
         self.steps = np.full((len(pack.trials), 2, pack.horizon), np.nan, np.float32)
-        self.scores = np.full((len(pack.trials), len(self.boundaries), 4), np.nan, np.float32)
+        self.scores = np.full((len(pack.trials), len(self.boundaries), len(names)), np.nan, np.float32)
 
     def leaves(self) -> tuple[np.ndarray, np.ndarray]:
         """The arrays that a checkpoint carries."""
@@ -43,20 +48,54 @@ class History:
     def add(self, start: int, stop: int, steps: np.ndarray, evaluation: Evaluation) -> None:
         """Record a chunk: (trials, 2, stop - start) losses and learning rates, and the evaluation at its end."""
         self.steps[:, :, start:stop] = steps
-        names = ("loss", self.pack.static.workload.metric.name)
-        columns = [evaluation[split][name] for split in _SPLITS for name in names]
+        columns = [evaluation[group][name] for group, name in self.names]
         self.scores[:, self.boundaries.index(stop)] = np.stack(columns, axis=-1)
+
+    def measured(self, group: str, name: str) -> np.ndarray:
+        """(trials, evaluations) of one scalar."""
+        found: np.ndarray = self.scores[:, :, self.names.index((group, name))]
+        return found
+
+    def _others(self, prefixes: Mapping[str, str]) -> dict[str, np.ndarray]:
+        """Column -> (trials, evaluations) of everything but losses and metric."""
+        known = ("loss", self.pack.static.workload.metric.name)
+        return {
+            f"{prefixes[group]}.{name}": self.scores[:, :, k]
+            for k, (group, name) in enumerate(self.names)
+            if group in prefixes and (group == "probe" or name not in known)
+        }
 
     def rows(self, state: State) -> Rows:
         """The trials' own columns: configuration, results and cost. A diverged trial's final loss is NaN: it has none."""
         diverged, steps, initial = (np.asarray(leaf) for leaf in (state.diverged_step, state.step, state.initial_loss))
         size = sum(leaf.size for leaf in jax.tree.leaves(state.params)) // self.pack.width
+        others = self._others(_ROWS)
         return [
             _configuration(trial)
-            | _results(trial, self.scores[i], int(diverged[i]), float(initial[i]))
+            | self._results(i, int(diverged[i]), float(initial[i]))
             | _cost(trial, int(steps[i]), size)
+            | {name: float(values[i, -1]) if diverged[i] < 0 else math.nan for name, values in others.items()}
             for i, trial in enumerate(self.pack.trials)
         ]
+
+    def _results(self, i: int, diverged_step: int, initial_loss: float) -> dict[str, Any]:
+        metric = self.pack.static.workload.metric
+        losses, metrics = self.measured("validation", "loss")[i], self.measured("validation", metric.name)[i]
+        tests = self.measured("test", "loss")[i], self.measured("test", metric.name)[i]
+        ok = diverged_step < 0
+        best = np.nanmin if metric.direction == "minimize" else np.nanmax
+        final = [float(values[-1]) if ok else math.nan for values in (losses, *tests, metrics)]
+        return {
+            "status": "ok" if ok else "diverged",
+            "initial_loss": initial_loss,
+            "final_loss": final[0],
+            "best_loss": float(np.nanmin(losses)) if np.isfinite(losses).any() else math.nan,
+            "test_loss": final[1],
+            "final_metric": final[3],
+            "best_metric": float(best(metrics)) if np.isfinite(metrics).any() else math.nan,
+            "test_metric": final[2],
+            "diverged_step": None if ok else diverged_step,
+        }
 
     def curves(self, state: State, points: int) -> dict[str, dict[str, Any]]:
         """Trial id -> column -> array: training loss averaged since the point before, evaluations where there are any.
@@ -79,16 +118,19 @@ class History:
     def _curve(
         self, i: int, steps: np.ndarray, train: np.ndarray, rates: np.ndarray, evaluated: np.ndarray, length: int
     ) -> dict[str, Any]:
-        scores = np.zeros((2, len(steps)), np.float32)
-        scores[:, evaluated] = self.scores[i, :, :2].T
-        loss, metric = np.ma.masked_array(scores, mask=np.broadcast_to(~evaluated, scores.shape))
+        named = {
+            "eval_loss": self.measured("validation", "loss"),
+            "eval_metric": self.measured("validation", self.pack.static.workload.metric.name),
+        } | self._others(_CURVES)
+        scores = np.zeros((len(named), len(steps)), np.float32)
+        scores[:, evaluated] = np.stack([values[i] for values in named.values()])
+        masked = np.ma.masked_array(scores, mask=np.broadcast_to(~evaluated, scores.shape))
         columns = {
             "step": steps,
             "tokens": steps * self.pack.trials[i].rates.tokens,
             "lr": rates,
             "train_loss": train,
-            "eval_loss": loss,
-            "eval_metric": metric,
+            **dict(zip(named, masked, strict=True)),
         }
         return {name: column[:length] for name, column in columns.items()}
 
@@ -96,24 +138,6 @@ class History:
 def _configuration(trial: Trial) -> dict[str, Any]:
     config = trial.config()
     return {**config, "trial": trial.id, "config": json.dumps(config), "data_sha256": trial.data_sha256}
-
-
-def _results(trial: Trial, scores: np.ndarray, diverged_step: int, initial_loss: float) -> dict[str, Any]:
-    ok = diverged_step < 0
-    final = scores[-1] if ok else np.full(4, np.nan)
-    losses, metrics = scores[:, 0], scores[:, 1]
-    best = np.nanmin if trial.workload.metric.direction == "minimize" else np.nanmax
-    return {
-        "status": "ok" if ok else "diverged",
-        "initial_loss": initial_loss,
-        "final_loss": float(final[0]),
-        "best_loss": float(np.nanmin(losses)) if np.isfinite(losses).any() else math.nan,
-        "test_loss": float(final[2]),
-        "final_metric": float(final[1]),
-        "best_metric": float(best(metrics)) if np.isfinite(metrics).any() else math.nan,
-        "test_metric": float(final[3]),
-        "diverged_step": None if ok else diverged_step,
-    }
 
 
 def _cost(trial: Trial, steps: int, size: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from harness.components import bind
 from harness.engine import keys
 from harness.optimizers.base import Optimizer, apply_update
+from harness.probes import PROBES, Moment
 from harness.trial import Hparams, Static
 from workloads.base import Array, Params, Workload
 
@@ -113,21 +114,31 @@ def make_train(static: Static, together: str | None = None) -> Train:
         steps = jnp.full((2, static.capacity), jnp.nan, jnp.float32)
         return jax.lax.while_loop(some_running, advance, (jnp.int32(0), state, steps))[1:]
 
+    def probes(state: State, hparams: Hparams, data: Arrays) -> dict[str, Array]:
+        workload, optimizer = bound(hparams)
+        rate = learning_rate(static, hparams, state.step - 1)
+        moment = Moment(workload, optimizer, state.params, state.optimizer, rate, hparams.scales[1], data)
+        found: dict[str, Array] = {}
+        for name in static.probes:
+            found |= PROBES[name]().measure(moment)
+        return found
+
     def evaluate(state: State, hparams: Hparams, data: Arrays) -> dict[str, dict[str, Array]]:
-        """Scores on the validation split, and at the horizon on the test split. NaN before, and in unused slots."""
+        """Scores on the validation split, at the horizon on the test split, and probes. NaN before, and in unused slots."""
         workload, optimizer = bound(hparams)
         params = _cast(optimizer.evaluation_params(state.optimizer, state.params), static.precision)
 
-        def scores(split: str, wanted: Array) -> dict[str, Array]:
-            shapes = jax.eval_shape(lambda: workload.evaluate(params, data, split))
-            return jax.lax.cond(
-                wanted,
-                lambda: workload.evaluate(params, data, split),
-                lambda: jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), shapes),
-            )
+        def where(wanted: Array, measure: Callable[[], dict[str, Array]]) -> dict[str, Array]:
+            shapes = jax.eval_shape(measure)
+            nothing = jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), shapes)
+            return jax.lax.cond(wanted, measure, lambda: nothing)
 
-        ended = state.step >= hparams.horizon.astype(jnp.int32)
-        return {"validation": scores("validation", state.step > 0), "test": scores("test", ended)}
+        begun, ended = state.step > 0, state.step >= hparams.horizon.astype(jnp.int32)
+        return {
+            "validation": where(begun, lambda: workload.evaluate(params, data, "validation")),
+            "test": where(ended, lambda: workload.evaluate(params, data, "test")),
+            "probe": where(begun, lambda: probes(state, hparams, data)),
+        }
 
     return Train(init, chunk, evaluate, train_step)
 

@@ -146,7 +146,7 @@ class Runner:
             program, compile_seconds = compiler.program(pack)
         hparams = jax.device_put(pack.hparams(), self._devices.by_trial)
         path = self._store.root / "checkpoints" / f"{pack.id}.ckpt"
-        history = History(pack)
+        history = History(pack, program.measures)
         with clocks("checkpoint"):
             state, taken = _resume(path, program, hparams, history, self._devices)
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))

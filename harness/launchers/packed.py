@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
@@ -12,33 +13,71 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
 
-from harness import session
+from harness import plan, session
 from harness.config import COMPONENTS, trial_from
+from harness.engine import devices
+from harness.records.store import Store
 from harness.train import record_config, report
+from harness.trial import Trial
 
 _Shape = tuple[tuple[str, ...], tuple[str, ...]]
 
 
-def launch(context: HydraContext, sweep: DictConfig, job_overrides: Sequence[Sequence[str]]) -> list[JobReturn]:
-    """Compose every job, train them together, and return when all are recorded.
+@dataclass(frozen=True)
+class Jobs:
+    """The jobs of a sweep, composed and validated."""
 
-    Jobs may name different studies (study_name=a,b): each study's jobs are packed among themselves.
-    """
+    overrides: Sequence[Sequence[str]]
+    configs: Sequence[DictConfig]
+    trials: Sequence[Trial]
+
+    def by_study(self) -> list[tuple[Store, list[Trial], DictConfig]]:
+        """Jobs may name different studies (study_name=a,b): each study's store, trials and the first of its configurations.
+
+        Every job's resolved configuration is written beside its study's rows, unless it is a dry run.
+        """
+        studies = {config.study_name: session.store_of(config, config.study_name) for config in self.configs}
+        groups = []
+        for name, store in studies.items():
+            jobs = [(t, c) for t, c in zip(self.trials, self.configs, strict=True) if c.study_name == name]
+            for trial, config in jobs:
+                if not config.dry_run:
+                    record_config(store, trial, config)
+            groups.append((store, [trial for trial, _ in jobs], jobs[0][1]))
+        return groups
+
+    def returns(self) -> list[JobReturn]:
+        """What Hydra's sweeper is told."""
+        return [
+            JobReturn(overrides=list(overrides), cfg=config, status=JobStatus.COMPLETED)
+            for overrides, config in zip(self.overrides, self.configs, strict=True)
+        ]
+
+
+def jobs_of(context: HydraContext, sweep: DictConfig, job_overrides: Sequence[Sequence[str]]) -> Jobs:
+    """Compose every job of a sweep."""
     configs = [context.config_loader.load_sweep_config(sweep, list(overrides)) for overrides in job_overrides]
     session.configure(configs[0])
-    trials = [trial_from(config) for config in configs]
-    stores = {config.study_name: session.store_of(config, config.study_name) for config in configs}
-    for name, store in stores.items():
-        jobs = [(trial, config) for trial, config in zip(trials, configs, strict=True) if config.study_name == name]
-        for trial, config in jobs:
-            record_config(store, trial, config)
-        members = [trial for trial, _ in jobs]
-        report(store, members, session.train(members, jobs[0][1], store))
-    return [
-        JobReturn(overrides=list(overrides), cfg=config, status=JobStatus.COMPLETED)
-        for overrides, config in zip(job_overrides, configs, strict=True)
-    ]
+    return Jobs(job_overrides, configs, [trial_from(config) for config in configs])
+
+
+def launch(context: HydraContext, sweep: DictConfig, job_overrides: Sequence[Sequence[str]]) -> list[JobReturn]:
+    """Compose every job, train each study's together, and return when all are recorded."""
+    jobs = jobs_of(context, sweep, job_overrides)
+    for store, trials, config in jobs.by_study():
+        train(trials, config, store)
+    return jobs.returns()
+
+
+def train(trials: Sequence[Trial], config: DictConfig, store: Store) -> None:
+    """Train what is missing in this process and print the rows, or with dry_run print what would be trained."""
+    if config.dry_run:
+        settings, local = session.settings_of(config), devices.local_devices()
+        plan.show(Console(), config.study_name, trials, [], store, settings, local)
+        return
+    report(store, trials, session.train(trials, config, store))
 
 
 class JobLoader:

@@ -44,3 +44,22 @@ class Plot:
     log_y: bool = True
     caption: str = ""
     alt: str = ""
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """A table as coloured cells: values (R, C), written in them; inf is shown as ∞, NaN as an empty cell.
+
+    rows, columns: names. span: values from the palest to the fullest colour, in logarithms. faint: (R, C) cells whose
+    number is in parentheses. name, title, caption, alt: as of a Plot.
+    """
+
+    name: str
+    title: str
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    values: np.ndarray
+    span: tuple[float, float]
+    faint: np.ndarray
+    caption: str = ""
+    alt: str = ""

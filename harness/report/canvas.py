@@ -53,6 +53,11 @@ class Picture:
     draw: Draw
     size: tuple[float, float] = SIZE
 
+    @property
+    def wide(self) -> bool:
+        """Whether it takes the page's whole width: its text would be too small beside another."""
+        return self.size[0] > 6
+
     def svg(self) -> Markup:
         """The picture as an SVG element; every colour is a custom property of the page."""
         stream = io.StringIO()

@@ -10,12 +10,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from harness.laws.plots import Plot
+from harness.laws.plots import HeatMap, Plot
 from harness.laws.procedures.base import Table
 from harness.records.files import atomic_write_bytes, atomic_write_text
 from harness.report import sections as study
 from harness.report.canvas import Picture
 from harness.report.drawing import MOST_POINTS, file_name, picture
+from harness.report.heat import heat_picture
 from harness.report.template import render
 from harness.report.text import MISSING, plain, quantity, short
 from workloads.base import BadInput
@@ -35,7 +36,7 @@ class Section:
     text: str = ""
     facts: tuple[tuple[str, str], ...] = ()
     tables: tuple[Table, ...] = ()
-    plots: tuple[Plot, ...] = ()
+    plots: tuple[Plot | HeatMap, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
@@ -64,7 +65,7 @@ def write_document(folder: Path, title: str, lead: str, sections: Sequence[Secti
     return folder / FILE
 
 
-def _named(plot: Plot, names: set[str], most_points: int) -> Picture:
+def _named(plot: Plot | HeatMap, names: set[str], most_points: int) -> Picture:
     """The plot's picture under a name that no other has, even where file systems ignore case."""
     name = base = file_name(plot.name)
     number = 1
@@ -72,12 +73,12 @@ def _named(plot: Plot, names: set[str], most_points: int) -> Picture:
         number += 1
         name = f"{base}_{number}"
     names.add(name.lower())
-    return picture(plot, name, most_points)
+    return heat_picture(plot, name) if isinstance(plot, HeatMap) else picture(plot, name, most_points)
 
 
 def _shown(index: int, section: Section, pictures: list[Picture]) -> Mapping[str, Any]:
     """What the template shows of a section: short tables come before its pictures, long ones after."""
-    tables = [_table(f"table-{index}-{i}", table) for i, table in enumerate(section.tables, 1)]
+    tables = [table_view(f"table-{index}-{i}", table) for i, table in enumerate(section.tables, 1)]
     return {
         "id": f"section-{index}",
         "title": section.title,
@@ -91,7 +92,8 @@ def _shown(index: int, section: Section, pictures: list[Picture]) -> Mapping[str
     }
 
 
-def _table(name: str, table: Table) -> Mapping[str, Any]:
+def table_view(name: str, table: Table) -> Mapping[str, Any]:
+    """What the templates show of a table."""
     columns = max([1, len(table.header), *map(len, table.rows)])
     most = max(LONG, MOST_CELLS // columns)
     rows = [[_own(value) for _, value in zip_longest(range(columns), row)] for row in table.rows[:most]]

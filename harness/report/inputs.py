@@ -25,7 +25,8 @@ _HEAVY = ("config",)  # a kilobyte a trial, and all of it is in other columns
 class Inputs:
     """A study's files. Absent ones are empty; `notes` says which, and how to get them.
 
-    study: study.yaml's `study`. study_text: the whole file. transfer, fits: series -> entry. table: one row a trial.
+    study: study.yaml's `study`. study_text: the whole file. transfer, fits: series -> entry. checks: check -> entry.
+    table: one row a trial.
     """
 
     root: Path
@@ -36,6 +37,7 @@ class Inputs:
     transfer: dict[str, dict[str, Any]]
     fits: dict[str, dict[str, Any]]
     prediction: dict[str, Any]
+    checks: dict[str, dict[str, Any]]
     claims: list[dict[str, Any]]
     stages: dict[str, list[Any]]
     notes: list[str] = field(default_factory=list)
@@ -57,6 +59,7 @@ def read(root: Path) -> Inputs:
         "transfer.json": any("transfer" in analysis for analysis in asked),
         "fit.json": any("law" in analysis for analysis in asked),
         "prediction.json": bool(study.get("predict")),
+        "checks.json": any("check" in analysis for analysis in asked),
         "claims.json": bool(study.get("claims")),
         "stages.json": False,
     }
@@ -75,6 +78,7 @@ def read(root: Path) -> Inputs:
         transfer=_entries(found["transfer.json"]),
         fits=_entries(found["fit.json"]),
         prediction=mapping(found["prediction.json"]),
+        checks=_entries(found["checks.json"]),
         claims=[mapping(claim) for claim in sequence(found["claims.json"]) if isinstance(claim, dict)],
         stages={stage: sequence(trials) for stage, trials in mapping(found["stages.json"]).items()},
         notes=notes,

@@ -14,7 +14,8 @@ from harness.config import WORKLOADS
 from harness.records.files import atomic_write_text
 from harness.report import sections, text
 from harness.report.canvas import Picture
-from harness.report.inputs import Inputs, numbers, read, settings
+from harness.report.checked import check_sections
+from harness.report.inputs import Inputs, mapping, numbers, read, sequence, settings
 from harness.report.pictures_curves import Curves, curves_picture
 from harness.report.pictures_drift import best_learning_rate_picture, drift_picture
 from harness.report.pictures_rates import learning_rate_pictures
@@ -68,9 +69,12 @@ def _sections(inputs: Inputs, arranged: Arranged) -> list[Section]:
     if len(arranged.series) > MOST_SERIES:
         inputs.notes.append(f"{MOST_SERIES} of {len(arranged.series)} series have pictures; all are in the records.")
     unit = _unit(inputs)
+    checked = [Section(**vars(found)) for found in check_sections(inputs.checks)]
+    asked = [mapping(analysis) for analysis in sequence(inputs.study.get("analyses"))]
     parts = [
-        _transfer(series, arranged.axis, unit),
-        _scaling(series, inputs, unit),
+        *([_transfer(series, arranged.axis, unit)] if not checked or any("transfer" in a for a in asked) else []),
+        *([_scaling(series, inputs, unit)] if not checked or any("law" in a for a in asked) else []),
+        *checked,
         _curves(series, inputs, arranged, unit),
     ]
     return parts

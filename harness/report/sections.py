@@ -71,6 +71,10 @@ def _statement(claim: Mapping[str, Any], inputs: Inputs, scale: str) -> str:
             target = inputs.prediction.get("scale")
             where = f"{scale} {text.quantity(target)}" if number(target) is not None else "the next size"
             return f"{of('prediction')}: smaller models predict the loss at {where} before it is trained"
+        case {"regret": _, "expect": str(bound)}:
+            return f"{of('regret')}: keeping the smallest {scale}'s best learning rate costs {bound} at the largest"
+        case {"expect": str(word)} if kind := next((key for key in claim if key in inputs.checks), None):
+            return f"{of(kind)}, {kind.replace('_', ' ')}: {word.replace('_', ' ')}"
     return text.plain({key: value for key, value in claim.items() if key != "source"}) or "a claim without content"
 
 

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 from omegaconf import DictConfig
 
-from harness.engine.environment import code_version
 from harness.engine.pack import Pack
 from harness.engine.runner import Chunk, Observer, Rows
 from harness.registry import nearest
+from harness.tracking.live import WandbTracker
 from workloads.base import BadInput
-
-_POINTS_PER_CHUNK = 32
-_SUMMARY = ("status", "final_loss", "best_loss", "test_loss", "params", "flops", "tokens", "train_s", "diverged_step")
 
 
 class Guarded:
@@ -49,78 +45,21 @@ class Guarded:
         self._call("end")
 
 
-class WandbTracker:
-    """One live W&B run per trial, all from this process. group = study, id = trial id, x axes = step and tokens."""
-
-    def __init__(self, config: DictConfig, study: str) -> None:
-        import wandb  # slow to import, and only needed when asked for
-
-        self._wandb = wandb
-        self._config = config
-        self._study = study
-        self._runs: dict[str, Any] = {}
-
-    def begin(self, packs: Sequence[Pack], notes: Sequence[str]) -> None:
-        os.environ.setdefault("WANDB_SILENT", "true")
-
-    def _run(self, trial: Any) -> Any:
-        if trial.id not in self._runs:
-            run = self._wandb.init(
-                project=self._config.project,
-                entity=self._config.entity,
-                mode=self._config.mode,
-                group=self._study,
-                job_type="train",
-                tags=[*self._config.tags, code_version()],
-                id=trial.id,
-                name=trial.id,
-                config=trial.config(),
-                reinit="create_new",
-                settings=self._wandb.Settings(console="off", silent=True),
-            )
-            for name in ("train_loss", "lr", "validation/*", "test/*"):
-                run.define_metric(name, step_metric="step")
-            run.define_metric("tokens", step_metric="step")
-            self._runs[trial.id] = run
-        return self._runs[trial.id]
-
-    def chunk(self, chunk: Chunk) -> None:
-        steps = np.arange(chunk.start, chunk.stop)
-        shown = steps[:: -(-len(steps) // _POINTS_PER_CHUNK)]
-        for i, trial in enumerate(chunk.pack.trials):
-            run = self._run(trial)
-            for step in shown:
-                at = step - chunk.start
-                run.log(
-                    {
-                        "step": int(step) + 1,
-                        "tokens": (int(step) + 1) * trial.rates.tokens,
-                        "train_loss": float(chunk.losses[i, at]),
-                        "lr": float(chunk.learning_rates[i, at]),
-                    }
-                )
-            scores = {
-                f"{split}/{k}": float(v[i]) for split, values in chunk.evaluation.items() for k, v in values.items()
-            }
-            run.log({"step": chunk.stop, "tokens": chunk.stop * trial.rates.tokens, **scores})
-
-    def finished(self, pack: Pack, rows: Rows) -> None:
-        for row in rows:
-            run = self._runs.pop(row["trial"])
-            run.summary.update({key: row[key] for key in _SUMMARY})
-            run.finish()
-
-    def end(self) -> None:
-        for run in self._runs.values():
-            run.finish(exit_code=1)
+_TRACKERS: dict[str, Callable[[DictConfig, str, Path | None], Observer] | None] = {"none": None, "wandb": WandbTracker}
+_MODES = ("online", "offline", "disabled")
 
 
-_TRACKERS: dict[str, Callable[[DictConfig, str], Observer] | None] = {"none": None, "wandb": WandbTracker}
+def make_tracker(config: DictConfig, study: str, root: Path | None = None) -> Observer | None:
+    """The tracker that `tracker=` names, guarded; None for "none", or if its mode is "disabled".
 
-
-def make_tracker(config: DictConfig, study: str) -> Observer | None:
-    """The tracker that `tracker=` names, guarded; None for "none"."""
+    root: the study's folder, where a tracker may keep its own files and read what was recorded.
+    """
     if config.name not in _TRACKERS:
         raise BadInput(f"unknown tracker '{config.name}'. {nearest(config.name, _TRACKERS)}")
+    if config.mode not in _MODES:
+        raise BadInput(f"unknown tracker.mode={config.mode}. {nearest(str(config.mode), _MODES)}")
+    for key, least in (("points", 1), ("live", 0), ("wait", 0)):
+        if config[key] < least:
+            raise BadInput(f"tracker.{key}={config[key]} must be at least {least}")
     make = _TRACKERS[config.name]
-    return None if make is None else Guarded(make(config, study))
+    return None if make is None or config.mode == "disabled" else Guarded(make(config, study, root))
