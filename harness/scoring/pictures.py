@@ -10,6 +10,7 @@ from harness.scoring.resampling import quantile
 from harness.scoring.rules import TAU_MAX
 from harness.scoring.scores import Scores
 
+_MOST_LINES = 18
 _TOGETHER = 2  # profiles with bands in one picture; more hide each other
 _WITH_BANDS = 6
 _MOST_ROWS = 40
@@ -17,9 +18,11 @@ _GRID = np.linspace(1.0, TAU_MAX, 61)
 
 
 def profile_plots(scores: Scores) -> tuple[Plot, ...]:
-    """All profiles together, then those of the highest scores with their bands."""
-    lines = tuple(_line(scores, i) for i in scores.order)
+    """The profiles together, then those of the highest scores with their bands."""
+    lines = tuple(_line(scores, i) for i in scores.order[:_MOST_LINES])
     caption = "Share of the base workloads trained to the target within tau times the fastest submission's time."
+    if len(lines) < len(scores.order):
+        caption += f" The {len(lines)} highest scores of {len(scores.order)}."
     both = (_plot("profiles", "Performance profiles", lines, caption),)
     if scores.draws is None:
         return both

@@ -1,0 +1,196 @@
+"""Judge an optimizer: is it faster than equally tuned baselines, on which workloads, and does the gain survive scale?
+
+    python -m harness.judge optimizer=my_optimizer.py:make
+    python -m harness.judge optimizer=lion baselines=adamw,nadamw profile=standard
+    python -m harness.judge optimizer=my_optimizer.py:make space=space.yaml workloads=language_model points=16 seeds=5
+
+optimizer: FILE.py:FUNCTION, a function (learning_rate, b1=0.9, ...) that returns an optax transformation, or a registered name.
+baselines: registered names; the first is what speed-ups are over. space: YAML of the optimizer's search space, such as
+`learning_rate: {log: [1e-4, 1e-1]}` (default: by its family). profile: quick (10 minutes on 2 CPU cores), standard, full, or a
+YAML file like conf/judge/quick.yaml. workloads: which of the profile's. points, seeds: instead of the profile's. relax: the
+target is the median baseline loss times 1 + relax, as half the baseline's own runs would miss it.
+
+Every method tunes with the same number of quasi-random points at every workload, width and horizon; winners are trained again
+on fresh seeds, and only these report. Trials are recorded under results/<name>: the same command goes on where it stopped.
+Writes judge.json, scores.json, report.html. Exit code 1: the optimizer is slower than the first baseline.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+
+from harness import cli, session
+from harness.config import CONFIG_DIR, WORKLOADS, RunConfig, schema
+from harness.judging.contest import Arena, Method, Rows, Setting, tune
+from harness.judging.findings import judge
+from harness.judging.sections import sections_of
+from harness.optimizers.user import load_optimizer
+from harness.records.files import write_json
+from harness.records.store import Store
+from harness.registry import nearest
+from harness.report.document import write_document
+from harness.report.terminal import print_section
+from harness.trial import Trial
+from harness.tuning import default_space, read_space
+from workloads.base import BadInput
+
+PROFILES = ("quick", "standard", "full")
+
+
+@dataclass
+class JudgeConfig:
+    optimizer: str = ""
+    baselines: str = "adamw,nadamw"
+    space: str = ""
+    profile: str = "quick"
+    workloads: str = ""
+    points: int | None = None
+    seeds: int | None = None
+    relax: float = 0.01
+    name: str = ""
+    results: str = "results"
+    devices: int | None = None
+
+
+@dataclass
+class Entrant:
+    """One workload of a profile: its widths, horizons in steps, and other fields."""
+
+    workload: str = ""
+    widths: list[int] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Profile:
+    points: int = 8
+    seeds: int = 3
+    workloads: list[Entrant] = field(default_factory=list)
+
+
+def main(argv: list[str]) -> int:
+    """Entry point; returns the exit code. Raises BadInput."""
+    if cli.wants_help(argv):
+        print(cli.help_text(__doc__, JudgeConfig))
+        return 0
+    config = cli.parse(argv, JudgeConfig)
+    methods = _methods(config)
+    arena = _arena(config)
+    name = config.name or "judge_" + "".join(c if c.isalnum() else "_" for c in methods[-1].name)
+    run = OmegaConf.structured(RunConfig(results=config.results))
+    run.engine.devices = config.devices
+    session.configure(run)
+    store = session.store_of(run, name)
+    print(_plan(methods, arena, store))
+
+    def train(trials: Sequence[Trial]) -> Rows:
+        for trial in trials:
+            trial.validate()
+        session.train(trials, run, store)
+        wanted = {trial.id for trial in trials}
+        return {row["trial"]: row for row in store.trials().to_pylist() if row["trial"] in wanted}
+
+    tuned = tune(methods, arena, train)
+    rows = train([trial for one in tuned for trial in one.trials])
+    found = judge(tuned, rows, store.curves([trial.id for one in tuned for trial in one.trials]), config.relax)
+    store.compact()
+    sections = sections_of(found)
+    write_json(store.root / "judge.json", found.to_json())
+    write_json(store.root / "scores.json", found.scores.to_json())
+    for section in sections:
+        print_section(replace(section, text=""))
+    command = "python -m harness.judge " + shlex.join(argv)
+    print(write_document(store.root, f"Judging {methods[-1].name}", found.lead, sections, command), file=sys.stderr)
+    return int(found.overall.verdict == "slower")
+
+
+def _methods(config: JudgeConfig) -> list[Method]:
+    """The baselines, then the optimizer that is judged."""
+    if not config.optimizer:
+        raise BadInput(
+            "name the optimizer to judge: optimizer=FILE.py:FUNCTION or a registered name, e.g. optimizer=lion"
+        )
+    names = [word.strip() for word in config.baselines.split(",") if word.strip()]
+    if not names:
+        raise BadInput("baselines= names none; speed-ups need one, e.g. baselines=adamw")
+    found: list[Method] = []
+    for name in (*dict.fromkeys(names), config.optimizer):
+        optimizer = load_optimizer(name)
+        asked = name == config.optimizer and config.space
+        space = read_space(Path(config.space), optimizer()) if asked else default_space(optimizer())
+        shown = optimizer.name
+        while shown in {method.name for method in found}:
+            shown += " (judged)"
+        found.append(Method(shown, optimizer, space))
+    return found
+
+
+def _arena(config: JudgeConfig) -> Arena:
+    profile = _profile(config.profile)
+    chosen = [word.strip() for word in config.workloads.split(",") if word.strip()]
+    known = [entrant.workload for entrant in profile.workloads]
+    for name in chosen:
+        if name not in known:
+            raise BadInput(f"workload '{name}' is not in profile '{config.profile}'. {nearest(name, known)}")
+    settings = {e.workload: _settings(e) for e in profile.workloads if not chosen or e.workload in chosen}
+    points, seeds = config.points or profile.points, config.seeds or profile.seeds
+    if points < 2 or seeds < 2:
+        raise BadInput(f"points={points} and seeds={seeds} must be at least 2")
+    return Arena(settings, points, seeds)
+
+
+def _profile(name: str) -> Profile:
+    path = CONFIG_DIR / "judge" / f"{name}.yaml" if name in PROFILES else Path(name)
+    if not path.is_file():
+        raise BadInput(
+            f"there is no profile '{name}'. {nearest(name, PROFILES)} Or give a YAML file like conf/judge/quick.yaml."
+        )
+    try:
+        found = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Profile), yaml.safe_load(path.read_text())))
+    except Exception as error:  # YAML and OmegaConf have many
+        raise BadInput(f"{path}: {str(error).splitlines()[0]}; write it like conf/judge/quick.yaml") from None
+    assert isinstance(found, Profile)
+    return found
+
+
+def _settings(entrant: Entrant) -> list[Setting]:
+    """Every width at every horizon; the largest width at the longest horizon comes first, where it is scored."""
+    cls = WORKLOADS[entrant.workload]
+    if not entrant.widths or len(set(entrant.steps)) < 3:
+        raise BadInput(
+            f"workload {entrant.workload}: give widths and at least three horizons (steps), for the baseline's law"
+        )
+    node = OmegaConf.structured(schema(cls, named=False))  # type: ignore[arg-type]
+    try:
+        values = OmegaConf.to_container(OmegaConf.merge(node, entrant.fields))
+    except Exception as error:
+        raise BadInput(f"workload {entrant.workload}: {str(error).splitlines()[0]}") from None
+    assert isinstance(values, dict)
+    workload = cls(**{str(key): value for key, value in values.items()})
+    return [
+        Setting(workload.replace(width=width), steps)
+        for width in sorted(set(entrant.widths), reverse=True)
+        for steps in sorted(set(entrant.steps), reverse=True)
+    ]
+
+
+def _plan(methods: Sequence[Method], arena: Arena, store: Store) -> str:
+    settings = len(arena.all)
+    tuning, fresh = len(methods) * settings * arena.points, len(methods) * settings * arena.seeds
+    return (
+        f"{', '.join(method.name for method in methods)} at {settings} settings of {', '.join(arena.settings)}: {tuning} "
+        f"trials to tune, {fresh} on fresh seeds, and a quarter more where an optimum lies at an edge; records in {store.root}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

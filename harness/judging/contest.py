@@ -1,0 +1,185 @@
+"""The contest: methods, settings, and the equal tuning of every method at every setting.
+
+A *setting* is a workload at one width and one horizon. At each, every method trains the same number of quasi-random points of
+its own search space on one seed; the best is trained again on fresh seeds, which alone report.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.budget import Budget
+from harness.optimizers.base import Optimizer
+from harness.parametrizations import PARAMETRIZATIONS
+from harness.schedules import SCHEDULES
+from harness.trial import Trial
+from harness.tuning import Space
+from workloads.base import Workload
+
+TUNING_SEED = 0
+FIRST_FRESH = 100  # seeds from here on report
+CHUNKS = 25  # evaluations at the shortest horizon; longer ones have as many a step, so that they share programs
+
+Rows = Mapping[str, Mapping[str, Any]]  # trial id -> row
+Train = Callable[[Sequence[Trial]], Rows]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A contestant: an optimizer with its search space."""
+
+    name: str
+    optimizer: type[Optimizer]
+    space: Space
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A workload (with its width) and a horizon in steps."""
+
+    workload: Workload
+    steps: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.workload.name} width {self.workload.width}, {self.steps} steps"
+
+
+@dataclass(frozen=True)
+class Arena:
+    """settings by workload; the first setting of each workload is where it is scored. points, seeds: per method and setting."""
+
+    settings: Mapping[str, Sequence[Setting]]
+    points: int
+    seeds: int
+    schedule: str = "cosine"
+
+    @property
+    def all(self) -> list[Setting]:
+        return [setting for settings in self.settings.values() for setting in settings]
+
+    @functools.cached_property
+    def shortest(self) -> Mapping[str, int]:
+        return {name: min(setting.steps for setting in settings) for name, settings in self.settings.items()}
+
+    def trial(self, method: Method, setting: Setting, values: Mapping[str, float], seed: int) -> Trial:
+        """One training run of a method. Every method sees the same initialisation and batches at a seed."""
+        ratio = setting.steps / self.shortest[setting.workload.name]
+        return Trial(
+            workload=setting.workload,
+            optimizer=method.optimizer(**values),
+            schedule=SCHEDULES[self.schedule](),
+            parametrization=PARAMETRIZATIONS["sp"](),
+            budget=Budget(steps=setting.steps),
+            seed=seed,
+            evaluations=max(1, round(CHUNKS * ratio)),
+        )
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A method at a setting. points: every point tried with its metric, the best first. edges: hyperparameter -> end of its
+    axis at which the best one lies. trials: the best point on fresh seeds.
+    """
+
+    method: Method
+    setting: Setting
+    points: tuple[tuple[Mapping[str, float], float], ...]
+    edges: Mapping[str, str]
+    trials: tuple[Trial, ...]
+
+    @property
+    def best(self) -> Mapping[str, float]:
+        return self.points[0][0]
+
+
+def tune(methods: Sequence[Method], arena: Arena, train: Train) -> list[Tuned]:
+    """Every method at every setting. An edge at which any method's best learning rate lies is extended for all of them."""
+    spaces = {(m.name, s.name): [m.space] for m in methods for s in arena.all}
+    tried: dict[tuple[str, str], list[Mapping[str, float]]] = {}
+    for method in methods:
+        for setting in arena.all:
+            tried[method.name, setting.name] = list(method.space.points(arena.points, TUNING_SEED))
+    scores = _scores(methods, arena, tried, train)
+    for setting in arena.all:
+        ends = {_edge(method, _best(tried, scores, method, setting)) for method in methods} - {""}
+        for method in methods:
+            for end in sorted(ends):
+                wider = method.space.beyond("learning_rate", end)
+                spaces[method.name, setting.name].append(wider)
+                tried[method.name, setting.name] += wider.points(max(2, arena.points // 4), TUNING_SEED + 1)
+    scores = _scores(methods, arena, tried, train)
+    return [_tuned(method, setting, arena, spaces, tried, scores) for setting in arena.all for method in methods]
+
+
+def _scores(
+    methods: Sequence[Method],
+    arena: Arena,
+    tried: Mapping[tuple[str, str], Sequence[Mapping[str, float]]],
+    train: Train,
+) -> dict[tuple[str, str], list[float]]:
+    """Validation loss at the horizon of every point tried; infinite where it diverged."""
+    trials = {
+        (m.name, s.name): [arena.trial(m, s, point, TUNING_SEED) for point in tried[m.name, s.name]]
+        for m in methods
+        for s in arena.all
+    }
+    rows = train([trial for group in trials.values() for trial in group])
+    return {key: [_loss(rows[trial.id]) for trial in group] for key, group in trials.items()}
+
+
+def _loss(row: Mapping[str, Any]) -> float:
+    value = float(row["final_loss"])
+    return value if math.isfinite(value) else math.inf
+
+
+def _best(
+    tried: Mapping[tuple[str, str], Sequence[Mapping[str, float]]],
+    scores: Mapping[tuple[str, str], Sequence[float]],
+    method: Method,
+    setting: Setting,
+) -> Mapping[str, float]:
+    key = (method.name, setting.name)
+    return tried[key][min(range(len(scores[key])), key=scores[key].__getitem__)]
+
+
+def _edge(method: Method, point: Mapping[str, float]) -> str:
+    return method.space.axes["learning_rate"].edge(point["learning_rate"])
+
+
+def _tuned(
+    method: Method,
+    setting: Setting,
+    arena: Arena,
+    spaces: Mapping[tuple[str, str], Sequence[Space]],
+    tried: Mapping[tuple[str, str], Sequence[Mapping[str, float]]],
+    scores: Mapping[tuple[str, str], Sequence[float]],
+) -> Tuned:
+    key = (method.name, setting.name)
+    order = sorted(range(len(scores[key])), key=scores[key].__getitem__)
+    points = tuple((tried[key][i], scores[key][i]) for i in order)
+    edges = {}
+    for name, value in points[0][0].items():
+        axes = [space.axes[name] for space in spaces[key]]
+        low, high = min(axis.low for axis in axes), max(axis.high for axis in axes)
+        end = dataclasses.replace(axes[0], low=low, high=high).edge(value)
+        if end:
+            edges[name] = end
+    seeds = range(FIRST_FRESH, FIRST_FRESH + arena.seeds)
+    return Tuned(method, setting, points, edges, tuple(arena.trial(method, setting, points[0][0], s) for s in seeds))
+
+
+def best_of(values: Sequence[float], k: int) -> float:
+    """Expected best of k of these points, drawn without replacement, were they drawn in another order.
+
+    Sum over the sorted values v_i of v_i C(n - i, k - 1) / C(n, k): Dodge et al. 2019, "Show your work", equation 7.
+    """
+    ordered, n = sorted(values), len(values)
+    total = math.comb(n, k)
+    weights = [math.comb(n - i, k - 1) / total for i in range(1, n + 1)]
+    return sum(weight * value for weight, value in zip(weights, ordered, strict=True) if weight)

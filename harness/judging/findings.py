@@ -1,0 +1,287 @@
+"""What a contest found: from the fresh seeds' rows and curves to scores, speed-ups, laws and overheads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import numpy as np
+import pyarrow as pa
+
+from harness.engine.cost import step_seconds
+from harness.engine.flops import step_flops
+from harness.judging.contest import Rows, Setting, Tuned, best_of
+from harness.judging.joint import Joint, Point, fit_joint
+from harness.judging.speedup import Losses, Overall, SpeedUp, overall, speed_ups, survives_scale
+from harness.optimizers import OPTIMIZERS
+from harness.scoring import RULES, Scores, Trials, Workloads, leaderboard, study_times
+from harness.scoring.hits import first_hit
+from harness.transfer.plain import plain
+from harness.trial import Trial
+from workloads.base import BadInput
+
+MOMENTS = (0.25, 0.5, 0.75, 1.0)  # shares of the horizon at which methods are ranked
+EXTRAPOLATED = (1, 4, 16)  # times the largest size
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one step of a method. seconds: isolated, on this device. flops_share: the optimizer's own FLOPs over 6 N x the
+    batch's tokens (examples). state: bytes of optimizer state over bytes of parameters.
+    """
+
+    seconds: float
+    flops_share: float
+    state: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One workload: speed-ups at every size and horizon, over all of them, and with size."""
+
+    workload: str
+    speed_ups: tuple[SpeedUp, ...]
+    overall: Overall
+    scale: tuple[str, str]
+    joint: Joint | None
+    note: str
+
+
+@dataclass(frozen=True)
+class Findings:
+    """tuned: every method at every setting. losses: (method, setting name) -> fresh seeds' final losses (K,), NaN: diverged.
+
+    methods: the baselines first, the judged one last. targets: workload -> (target, share of the first baseline's own runs that
+    met it). moments: setting name -> (moments, methods) mean losses along the way.
+    """
+
+    methods: tuple[str, ...]
+    tuned: tuple[Tuned, ...]
+    losses: Mapping[tuple[str, str], np.ndarray]
+    verdicts: tuple[Verdict, ...]
+    overall: Overall
+    scores: Scores
+    step_scores: Scores
+    targets: Mapping[str, tuple[float, float]]
+    costs: Mapping[tuple[str, str], Cost]
+    moments: Mapping[str, np.ndarray]
+
+    @property
+    def judged(self) -> str:
+        return self.methods[-1]
+
+    @property
+    def lead(self) -> str:
+        return (
+            f"{self.judged} against equally tuned {', '.join(self.methods[:-1])}: in steps to the loss of {self.methods[0]}, "
+            f"{self.overall.verdict}. {self.overall.reason}"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        result: dict[str, Any] = plain(
+            {
+                "judged": self.judged,
+                "baselines": list(self.methods[:-1]),
+                "overall": self.overall.to_json(),
+                "workloads": {
+                    one.workload: {
+                        "overall": one.overall.to_json(),
+                        "with_size": {"verdict": one.scale[0], "reason": one.scale[1]},
+                        "speed_ups": [entry.to_json() for entry in one.speed_ups],
+                        "joint_law": None if one.joint is None else one.joint.to_json(),
+                        "note": one.note,
+                    }
+                    for one in self.verdicts
+                },
+                "targets": {name: {"target": t, "hit_probability": p} for name, (t, p) in self.targets.items()},
+                "tuning": [
+                    {
+                        "method": one.method.name,
+                        "setting": one.setting.name,
+                        "best": dict(one.best),
+                        "at_edge": dict(one.edges),
+                        "losses": [loss for _, loss in one.points],
+                        "fresh_losses": self.losses[one.method.name, one.setting.name],
+                    }
+                    for one in self.tuned
+                ],
+                "costs": {f"{method}, {setting}": vars(cost) for (method, setting), cost in self.costs.items()},
+            }
+        )
+        return result
+
+
+def judge(tuned: Sequence[Tuned], rows: Rows, curves: pa.Table, relax: float) -> Findings:
+    """Everything that is reported, from fresh seeds. relax: share by which targets are easier than the baseline's median."""
+    methods = tuple(dict.fromkeys(one.method.name for one in tuned))
+    losses = {(o.method.name, o.setting.name): np.array([_final(rows[t.id]) for t in o.trials]) for o in tuned}
+    sizes = {o.setting.workload: float(rows[o.trials[0].id]["params"]) for o in tuned}
+    workloads = dict.fromkeys(one.setting.workload.name for one in tuned)
+    rng = np.random.default_rng(0)
+    verdicts = tuple(_verdict(name, methods, tuned, losses, sizes, rng) for name in workloads)
+    evaluated = _evaluations(curves)
+    scored = {name: next(o.setting for o in tuned if o.setting.workload.name == name) for name in workloads}
+    targets = {name: _target(losses, methods, setting, relax) for name, setting in scored.items()}
+    costs = {
+        (one.method.name, one.setting.name): _cost(one, sizes[one.setting.workload])
+        for one in tuned
+        if one.setting in scored.values()
+    }
+    return Findings(
+        methods=methods,
+        tuned=tuple(tuned),
+        losses=losses,
+        verdicts=verdicts,
+        overall=overall([entry for one in verdicts for entry in one.speed_ups]),
+        scores=_scores(tuned, scored, targets, evaluated, {key: cost.seconds for key, cost in costs.items()}),
+        step_scores=_scores(tuned, scored, targets, evaluated, dict.fromkeys(costs, 1.0)),
+        targets=targets,
+        costs=costs,
+        moments={s.name: _moments(methods, tuned, s, evaluated) for s in dict.fromkeys(o.setting for o in tuned)},
+    )
+
+
+def expected_best(one: Tuned) -> list[float]:
+    """Expected best loss of k = 1, 2, ... points."""
+    values = [loss for _, loss in one.points]
+    return [best_of(values, k) for k in range(1, len(values) + 1)]
+
+
+def _final(row: Mapping[str, Any]) -> float:
+    value = row["final_loss"]
+    return float(value) if row["status"] == "ok" and value is not None else math.nan
+
+
+def _verdict(
+    name: str,
+    methods: Sequence[str],
+    tuned: Sequence[Tuned],
+    losses: Mapping[tuple[str, str], np.ndarray],
+    sizes: Mapping[Any, float],
+    rng: np.random.Generator,
+) -> Verdict:
+    """Speed-ups of the judged method over the first baseline on one workload."""
+    settings = list(dict.fromkeys(one.setting for one in tuned if one.setting.workload.name == name))
+    found: list[SpeedUp] = []
+    notes = []
+    for workload in dict.fromkeys(setting.workload for setting in settings):
+        mine = sorted((s for s in settings if s.workload == workload), key=lambda s: s.steps)
+        horizons = np.array([float(s.steps * workload.batch_size) for s in mine])
+        ours, baseline = (
+            Losses(horizons, np.stack([losses[m, s.name] for s in mine])) for m in (methods[-1], methods[0])
+        )
+        try:
+            found += speed_ups(sizes[workload], ours, baseline, rng)
+        except BadInput as error:
+            notes.append(f"width {workload.width}: {error}")
+    joint = None
+    try:
+        joint = fit_joint(_points(name, methods, tuned, losses, sizes), methods[0], rng)
+    except BadInput as error:
+        notes.append(f"joint law: {error}")
+    return Verdict(name, tuple(found), overall(found), survives_scale(found), joint, "; ".join(notes))
+
+
+def _points(
+    name: str,
+    methods: Sequence[str],
+    tuned: Sequence[Tuned],
+    losses: Mapping[tuple[str, str], np.ndarray],
+    sizes: Mapping[Any, float],
+) -> list[Point]:
+    mine = [one for one in tuned if one.setting.workload.name == name]
+    table = np.array([np.log(losses[one.method.name, one.setting.name]) for one in mine])
+    noise = math.sqrt(float(np.nanmean(table.var(axis=1, ddof=1)) / table.shape[1]))
+    return [
+        Point(
+            one.method.name,
+            sizes[one.setting.workload],
+            float(one.setting.steps * one.setting.workload.batch_size),
+            float(losses[one.method.name, one.setting.name].mean()),
+            noise,
+        )
+        for one in mine
+    ]
+
+
+Evaluations = Mapping[str, tuple[np.ndarray, np.ndarray]]  # trial id -> (steps, validation losses)
+
+
+def _evaluations(curves: pa.Table) -> Evaluations:
+    of = np.array(curves["trial"].to_pylist())
+    step, loss = (
+        np.asarray(curves[name].cast(pa.float64()).combine_chunks().fill_null(np.nan)) for name in ("step", "eval_loss")
+    )
+    measured = np.isfinite(loss)
+    return {trial: (step[rows], loss[rows]) for trial in np.unique(of) if (rows := (of == trial) & measured).any()}
+
+
+def _target(
+    losses: Mapping[tuple[str, str], np.ndarray], methods: Sequence[str], setting: Setting, relax: float
+) -> tuple[float, float]:
+    """(validation loss to reach, share of the best baseline's own runs that do): its median, relaxed."""
+    baselines = [losses[m, setting.name] for m in methods[:-1]]
+    best = min(baselines, key=lambda values: np.nanmedian(values) if np.isfinite(values).any() else math.inf)
+    target = float(np.nanmedian(best)) * (1 + relax)
+    return target, float(np.mean(best <= target))
+
+
+def _scores(
+    tuned: Sequence[Tuned],
+    scored: Mapping[str, Setting],
+    targets: Mapping[str, tuple[float, float]],
+    evaluated: Evaluations,
+    seconds: Mapping[tuple[str, str], float],
+) -> Scores:
+    """Time to target of every fresh seed, each a study, scored; seconds: of a step, or 1 for scores in steps."""
+    columns: dict[str, list[Any]] = {
+        key: [] for key in ("submission", "study", "workload", "trial", "hit_index", "seconds")
+    }
+    for one in tuned:
+        name = one.setting.workload.name
+        if one.setting != scored[name]:
+            continue
+        for trial in one.trials:
+            steps, values = evaluated.get(trial.id, (np.zeros(0), np.zeros(0)))
+            hit = first_hit(values, steps * seconds[one.method.name, one.setting.name], targets[name][0], "minimize")
+            entry = (one.method.name, f"seed {trial.seed}", name, "trial_1", hit.index, hit.time)
+            for key, value in zip(columns, entry, strict=True):
+                columns[key].append(value)
+    table = Trials(**{key: np.array(values) for key, values in columns.items()})
+    rules = RULES["exact"]()
+    baseline = tuned[0].method.name
+    return leaderboard(study_times(table, Workloads(tuple(scored)), rules), rules, baseline=baseline)
+
+
+def _cost(one: Tuned, size: float) -> Cost:
+    trial = one.trials[0]
+    optimizer = trial.optimizer
+    params = jax.eval_shape(trial.workload.init, jax.random.key(0))
+    state = jax.eval_shape(optimizer.build(np.float32(optimizer.learning_rate)).init, params)
+    bytes_of = [sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)) for tree in (state, params)]
+    tokens = trial.workload.batch_size * trial.workload.tokens_per_example
+    own = step_flops(trial) - step_flops(_with_sgd(trial))
+    return Cost(step_seconds(trial), own / (6 * size * tokens), bytes_of[0] / bytes_of[1])
+
+
+def _with_sgd(trial: Trial) -> Trial:
+    return replace(trial, optimizer=OPTIMIZERS["sgd"]())
+
+
+def _moments(methods: Sequence[str], tuned: Sequence[Tuned], setting: Setting, evaluated: Evaluations) -> np.ndarray:
+    """(moments, methods) mean validation loss at shares of the horizon; NaN where a seed has none."""
+    found = np.full((len(MOMENTS), len(methods)), np.nan)
+    for one in tuned:
+        if one.setting != setting:
+            continue
+        for i, share in enumerate(MOMENTS):
+            values = []
+            for trial in one.trials:
+                steps, losses = evaluated.get(trial.id, (np.zeros(0), np.zeros(0)))
+                at = np.flatnonzero(steps <= share * setting.steps + 0.5)
+                values.append(losses[at[-1]] if at.size else np.nan)
+            found[i, methods.index(one.method.name)] = np.mean(values)
+    return found

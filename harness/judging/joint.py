@@ -1,0 +1,120 @@
+"""One law for all methods and sizes: what a method makes of its parameters and of its data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.optimize import least_squares
+
+from harness.transfer.plain import plain
+from workloads.base import BadInput
+
+_DRAWS = 200
+_STARTS = ((0.2, 0.2), (0.5, 0.3), (0.3, 0.6))
+
+
+@dataclass(frozen=True)
+class Point:
+    """Mean final loss of a method's fresh seeds at N parameters and D examples, and its relative standard error."""
+
+    method: str
+    size: float
+    horizon: float
+    loss: float
+    stderr: float
+
+
+@dataclass(frozen=True)
+class Joint:
+    """L = E + A / (a N)^alpha + B / (b D)^beta, with a = b = 1 for the baseline.  Own, after Hoffmann et al. 2022, eq. 10.
+
+    draws: (m, parameters) refits to redrawn losses, in the order of `names`.
+    """
+
+    methods: tuple[str, ...]
+    names: tuple[str, ...]
+    values: np.ndarray
+    draws: np.ndarray
+
+    def speed_up(self, method: str, size: float, horizon: float) -> tuple[float, tuple[float, float]]:
+        """Extrapolated speed-up of a method at a size and horizon, with its 95% interval over the redraws."""
+        value = _speed_up(self._of(self.values, method), size, horizon)
+        drawn = [_speed_up(self._of(row, method), size, horizon) for row in self.draws]
+        low, high = np.quantile([d for d in drawn if not np.isnan(d)] or [np.nan], (0.025, 0.975))
+        return value, (float(low), float(high))
+
+    def _of(self, row: np.ndarray, method: str) -> np.ndarray:
+        """E, log A, alpha, log B, beta, log a, log b."""
+        k = self.methods.index(method)
+        own = row[5 + 2 * (k - 1) : 7 + 2 * (k - 1)] if k else np.zeros(2)
+        return np.concatenate([row[:5], own])
+
+    def to_json(self) -> dict[str, Any]:
+        low, high = np.quantile(self.draws, (0.025, 0.975), axis=0) if len(self.draws) else 2 * (self.values * np.nan,)
+        result: dict[str, Any] = plain(
+            {name: {"value": self.values[i], "ci95": [low[i], high[i]]} for i, name in enumerate(self.names)}
+        )
+        return result
+
+
+def fit_joint(points: Sequence[Point], baseline: str, rng: np.random.Generator) -> Joint:
+    """Least squares of log losses weighted by their errors. Raises BadInput for fewer than two sizes or three horizons."""
+    methods = (baseline, *sorted({point.method for point in points} - {baseline}))
+    sizes, horizons = {point.size for point in points}, {point.horizon for point in points}
+    names = ("E", "log_A", "alpha", "log_B", "beta", *(f"log_{k}:{m}" for m in methods[1:] for k in ("a", "b")))
+    if len(sizes) < 2 or len(horizons) < 3 or len(points) <= len(names):
+        raise BadInput("the joint law needs at least two sizes and three horizons")
+    table = {
+        "k": np.array([methods.index(point.method) for point in points]),
+        "n": np.log([point.size for point in points]),
+        "d": np.log([point.horizon for point in points]),
+        "y": np.log([point.loss for point in points]),
+        "s": np.maximum([point.stderr for point in points], 1e-4),
+    }
+    if not np.isfinite(table["y"]).all():
+        raise BadInput("a method diverged at some setting; the joint law needs a loss at every one")
+    n0, d0 = table["n"].mean(), table["d"].mean()
+    lowest = min(point.loss for point in points)
+    found = None
+    for alpha, beta in _STARTS:
+        start = np.zeros(len(names))
+        start[:5] = (0.7 * lowest, np.log(0.2 * lowest) + alpha * n0, alpha, np.log(0.2 * lowest) + beta * d0, beta)
+        fitted = _least_squares(start, table, table["y"])
+        if found is None or fitted.cost < found.cost:
+            found = fitted
+    assert found is not None
+    draws = []
+    scatter = max(1.0, float(np.sqrt(2 * found.cost / max(1, len(points) - len(names)))))
+    for _ in range(_DRAWS):
+        y = table["y"] + scatter * table["s"] * rng.standard_normal(len(points))
+        draws.append(_least_squares(found.x, table, y).x)
+    return Joint(methods, names, found.x, np.array(draws))
+
+
+def _least_squares(start: np.ndarray, table: Mapping[str, np.ndarray], y: np.ndarray) -> Any:
+    k = table["k"]
+
+    def residuals(p: np.ndarray) -> np.ndarray:
+        own = np.concatenate([np.zeros(2), p[5:]]).reshape(-1, 2)[k]
+        loss = p[0] + np.exp(p[1] - p[2] * (table["n"] + own[:, 0])) + np.exp(p[3] - p[4] * (table["d"] + own[:, 1]))
+        return (np.log(loss) - y) / table["s"]
+
+    low = np.full(len(start), -np.inf)
+    low[[0, 2, 4]] = (0.0, 0.01, 0.01)
+    high = np.full(len(start), np.inf)
+    high[[2, 4]] = 3.0
+    low[5:], high[5:] = -5.0, 5.0
+    return least_squares(residuals, np.clip(start, low + 1e-9, high), bounds=(low, high), x_scale="jac", max_nfev=200)
+
+
+def _speed_up(p: np.ndarray, size: float, horizon: float) -> float:
+    """D_A / D at which the baseline reaches the method's loss; NaN where it never does."""
+    _, log_a, alpha, log_b, beta, own_a, own_b = p
+    n, d = np.log(size), np.log(horizon)
+    gained = np.exp(log_a - alpha * (n + own_a)) - np.exp(log_a - alpha * n) + np.exp(log_b - beta * (d + own_b))
+    if gained <= 0:
+        return float("nan")
+    return float(np.exp((log_b - np.log(gained)) / beta - d))

@@ -1,0 +1,189 @@
+"""What a judgement says to a reader."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from harness.judging.findings import EXTRAPOLATED, MOMENTS, Findings, Verdict, expected_best
+from harness.laws.plots import Layer, Plot
+from harness.laws.procedures.base import Table
+from harness.report.document import Section
+from harness.report.scored import ratio_section, score_section
+
+CONDITIONAL = (
+    "Verdicts are conditional on these workloads, sizes and durations. Speed-ups are in training steps, at the end of fully "
+    "decayed runs; what a step costs stands apart, because a proxy's step-time overhead does not carry over to large models."
+)
+
+
+def sections_of(found: Findings) -> list[Section]:
+    """The page, from the verdict to the tuning."""
+    parts = [_verdict(found), *(_workload(found, one) for one in found.verdicts)]
+    scored = score_section(found.scores)
+    return [*parts, scored, ratio_section(found.scores), _costs(found), _along_the_way(found), _tuning(found)]
+
+
+def _verdict(found: Findings) -> Section:
+    facts = [
+        ("verdict", found.overall.verdict),
+        ("speed-up in steps", f"{found.overall.value:.3f}" if math.isfinite(found.overall.value) else "not measured"),
+        ("why", found.overall.reason),
+        *((f"with size, {one.workload}", f"{one.scale[0]}: {one.scale[1]}") for one in found.verdicts),
+        ("score, in time", _score(found, steps=False)),
+        ("score, in steps", _score(found, steps=True)),
+        *(
+            (f"target, {name}", f"validation loss {target:.4g}; {100 * share:.0f}% of the baseline's own seeds reach it")
+            for name, (target, share) in found.targets.items()
+        ),
+    ]  # fmt: skip
+    warnings = []
+    edges = [one for one in found.tuned if "learning_rate" in one.edges]
+    if edges:
+        names = ", ".join(f"{one.method.name} at {one.setting.name}" for one in edges[:4])
+        warnings.append(
+            f"{len(edges)} best learning rates lie at the end of the search space even after it was extended ({names}): "
+            "widen it with space=FILE."
+        )
+    return Section(f"{found.judged} against {found.methods[0]}", CONDITIONAL, tuple(facts), warnings=tuple(warnings))
+
+
+def _score(found: Findings, steps: bool) -> str:
+    scores = found.step_scores if steps else found.scores
+    return ", ".join(f"{scores.submissions[i]} {scores.scores[i]:.3f}" for i in scores.order)
+
+
+def _workload(found: Findings, one: Verdict) -> Section:
+    rows = []
+    for entry in one.speed_ups:
+        if math.isfinite(entry.value):
+            shown = f"{entry.value:.3f}"
+        else:
+            shown = f"below {entry.high:.2f}" if entry.low == 0 else f"above {entry.low:.2f}"
+        rows.append((int(entry.size), int(entry.horizon), entry.horizon / entry.size, shown, entry.ci90, entry.ci95))
+    header = ("parameters", "examples", "examples per parameter", "speed-up", "90% interval", "95% interval")
+    tables = [Table(f"Speed-up over {found.methods[0]}", header, tuple(rows))]
+    if one.joint is not None:
+        tables.append(_joint(found, one))
+    losses = [o for o in found.tuned if o.setting.workload.name == one.workload]
+    facts = [
+        ("over all settings", f"{one.overall.verdict}: {one.overall.reason}"),
+        ("with size", f"{one.scale[0]}: {one.scale[1]}"),
+    ]
+    warnings = (one.note,) if one.note else ()
+    plots = [_speed_up_plot(one), _loss_plot(found, one.workload, losses)]
+    return Section(one.workload, "", tuple(facts), tuple(tables), tuple(p for p in plots if p.layers), warnings)
+
+
+def _joint(found: Findings, one: Verdict) -> Table:
+    """What the joint law says beyond the largest size, at its examples per parameter."""
+    assert one.joint is not None
+    largest = max(entry.size for entry in one.speed_ups) if one.speed_ups else 1.0
+    per_parameter = max((entry.horizon / entry.size for entry in one.speed_ups), default=1.0)
+    rows = []
+    for times in EXTRAPOLATED:
+        size = times * largest
+        value, interval = one.joint.speed_up(found.judged, size, per_parameter * size)
+        rows.append((int(size), int(per_parameter * size), value, interval))
+    title = "Extrapolated by L = E + A / (a N)^alpha + B / (b D)^beta, shared exponents"
+    return Table(title, ("parameters", "examples", "speed-up", "95% interval"), tuple(rows))
+
+
+def _speed_up_plot(one: Verdict) -> Plot:
+    layers = []
+    for horizon in sorted({entry.horizon for entry in one.speed_ups}):
+        here = [e for e in one.speed_ups if e.horizon == horizon and math.isfinite(e.value)]
+        here = [e for e in here if np.isfinite(e.ci95).all() and e.ci95[0] > 0]
+        if here:
+            size, value = np.array([e.size for e in here]), np.array([e.value for e in here])
+            low, high = (np.array([e.ci95[k] for e in here]) for k in (0, 1))
+            layers.append(Layer(f"{horizon:,.0f} examples", size, value, low, high))
+    caption = "Speed-up in steps with 95% intervals over seeds; 1 is the baseline."
+    return Plot(
+        f"speed_up_{one.workload}",
+        f"{one.workload}: speed-up by size",
+        "parameters",
+        "speed-up",
+        tuple(layers),
+        caption=caption,
+        alt=caption,
+    )
+
+
+def _loss_plot(found: Findings, workload: str, tuned: list) -> Plot:  # type: ignore[type-arg]
+    layers = []
+    widths = {one.setting.workload.width for one in tuned}
+    widest = [one for one in tuned if one.setting.workload.width == max(widths)]
+    for method in found.methods:
+        mine = sorted((one for one in widest if one.method.name == method), key=lambda one: one.setting.steps)
+        values = np.stack([found.losses[method, one.setting.name] for one in mine])
+        ok = np.isfinite(values).all(axis=1)
+        steps = np.array([float(one.setting.steps) for one in mine])
+        if ok.any():
+            layers.append(Layer(method, steps[ok], values[ok].mean(1), values[ok].min(1), values[ok].max(1), "line"))
+    caption = f"Final validation loss against the horizon at width {max(widths)}: mean and range of the fresh seeds."
+    return Plot(
+        f"loss_{workload}",
+        f"{workload}: loss by horizon",
+        "steps",
+        "validation loss",
+        tuple(layers),
+        caption=caption,
+        alt=caption,
+    )
+
+
+def _costs(found: Findings) -> Section:
+    base = {setting: cost.seconds for (method, setting), cost in found.costs.items() if method == found.methods[0]}
+    rows = tuple(
+        (method, setting, 1e3 * cost.seconds, cost.seconds / base[setting], cost.flops_share, cost.state)
+        for (method, setting), cost in found.costs.items()
+    )
+    header = (
+        "method",
+        "setting",
+        "ms per step",
+        f"over {found.methods[0]}",
+        "own FLOPs / 6 N B",
+        "state bytes / parameter bytes",
+    )
+    text = (
+        "Isolated step times of this device, which scores in time use. The own FLOPs are what remains of it at scale."
+    )
+    return Section("What a step costs", text, (), (Table("Cost of a step", header, rows),))
+
+
+def _along_the_way(found: Findings) -> Section:
+    rows = []
+    for setting, losses in found.moments.items():
+        for share, values in zip(MOMENTS, losses, strict=True):
+            order = np.argsort(values)
+            rows.append((setting, f"{100 * share:.0f}%", " < ".join(found.methods[k] for k in order), *values.tolist()))
+    flips = sum(
+        int(np.argmin(losses[i]) != np.argmin(losses[-1]))
+        for losses in found.moments.values()
+        for i in range(len(MOMENTS) - 1)
+    )
+    header = ("setting", "of the horizon", "ranking", *found.methods)
+    total = len(found.moments) * (len(MOMENTS) - 1)
+    facts = (("intermediate rankings with another winner than the end", f"{flips} of {total}"),)
+    return Section(
+        "Ranking along the way",
+        "Only the end of a decayed run counts.",
+        facts,
+        (Table("Validation loss", header, tuple(rows)),),
+    )
+
+
+def _tuning(found: Findings) -> Section:
+    rows = []
+    for one in found.tuned:
+        best = expected_best(one)
+        few = best[min(len(best), 4) - 1]
+        values = ", ".join(f"{key}={value:.3g}" for key, value in one.best.items())
+        edges = ", ".join(f"{key} ({end})" for key, end in one.edges.items())
+        rows.append((one.setting.name, one.method.name, len(best), best[0], few, best[-1], values, edges))
+    header = ("setting", "method", "points", "expected best of 1", "of 4", "best", "chosen", "at an edge of")
+    text = "Validation losses on the tuning seed. All methods had as many points; edges were extended for all alike."
+    return Section("Tuning", text, (), (Table("Equal tuning", header, tuple(rows)),))

@@ -1,0 +1,142 @@
+"""A user's own optimizer, from a small file:
+
+    # my_optimizer.py
+    import optax
+
+    def make(learning_rate, b1=0.9, b2=0.99, weight_decay=0.0):
+        return optax.adamw(learning_rate, b1, b2, weight_decay=weight_decay)
+
+The function returns an optax transformation; it is traced by JAX, with its numbers as tracers. Arguments with a default are
+its hyperparameters: numbers are traced (trials that differ in them share a program), switches and integers are not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from harness.optimizers.base import OPTIMIZERS, Optimizer
+from harness.registry import nearest
+from workloads.base import Array, BadInput, Params
+
+FAMILIES = ("sgd", "adam", "matrix", "other")
+
+
+def load_optimizer(name: str) -> type[Optimizer]:
+    """The registered optimizer of this name, or of `FILE.py:FUNCTION`.
+
+    The file may say FAMILY = "sgd" | "adam" | "matrix" (how updates scale with the gradient, which muP needs), and give
+    evaluation_params(state, params) for optimizers that average weights. Raises BadInput on what is no optimizer.
+    """
+    if ".py" not in name:
+        return OPTIMIZERS[name]
+    path, _, attribute = name.partition(":")
+    file = Path(path)
+    if not file.is_file():
+        raise BadInput(f"there is no file {path}; optimizer= takes FILE.py:FUNCTION or one of {', '.join(OPTIMIZERS)}")
+    return _loaded(str(file.resolve()), attribute or "make", hashlib.sha256(file.read_bytes()).hexdigest())
+
+
+@functools.cache
+def _loaded(path: str, attribute: str, sha256: str) -> type[Optimizer]:
+    module = _module(Path(path))
+    function = getattr(module, attribute, None)
+    if not callable(function):
+        functions = [name for name, value in vars(module).items() if inspect.isfunction(value)]
+        raise BadInput(f"{Path(path).name} has no function '{attribute}'. {nearest(attribute, functions)}")
+    family = getattr(module, "FAMILY", "other")
+    if family not in FAMILIES:
+        raise BadInput(f"FAMILY = '{family}' in {Path(path).name} is unknown. {nearest(str(family), FAMILIES)}")
+    fields = _fields(function, Path(path).name)
+
+    def build(self: Optimizer, learning_rate: Array) -> optax.GradientTransformation:
+        made = function(learning_rate, **{field: getattr(self, field) for field, _, _ in fields})
+        if not isinstance(made, optax.GradientTransformation | optax.GradientTransformationExtraArgs):
+            raise BadInput(
+                f"{attribute}() in {Path(path).name} returned a {type(made).__name__}, no optax transformation"
+            )
+        return _keeping_shapes(made, f"{Path(path).name}:{attribute}")
+
+    namespace: dict[str, Any] = {"__doc__": function.__doc__, "family": family, "build": build}
+    averaged = getattr(module, "evaluation_params", None)
+    if averaged is not None:
+        namespace["evaluation_params"] = lambda self, state, params: averaged(state, params)
+    columns = [
+        ("learning_rate", float, dataclasses.field(default=_default_rate(function))),
+        *((field, kind, dataclasses.field(default=default)) for field, kind, default in fields),
+        ("source_sha256", str, dataclasses.field(default=sha256)),  # another file is another trial
+    ]
+    cls = dataclasses.make_dataclass(attribute, columns, bases=(Optimizer,), namespace=namespace, frozen=True)
+    cls.name = f"{Path(path).stem}:{attribute}"  # type: ignore[attr-defined]
+    return cls
+
+
+def _module(path: Path) -> Any:
+    name = f"windtunnel_user_optimizer.{path.stem}"  # whatever the file is called, it takes no other module's place
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise BadInput(f"{path.name} cannot be imported: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _fields(function: Callable[..., Any], where: str) -> list[tuple[str, type, Any]]:
+    """(name, type, default) of every hyperparameter."""
+    parameters = list(inspect.signature(function).parameters.values())
+    if not parameters or parameters[0].name != "learning_rate":
+        raise BadInput(f"the function in {where} must take learning_rate first, e.g. def make(learning_rate, b1=0.9)")
+    found: list[tuple[str, type, Any]] = []
+    for parameter in parameters[1:]:
+        default = parameter.default
+        if isinstance(default, bool | int):
+            found.append((parameter.name, type(default), default))
+        elif isinstance(default, float):
+            found.append((parameter.name, float, default))
+        elif default is inspect.Parameter.empty and parameter.kind not in (
+            inspect.Parameter.VAR_POSITIONAL,
+            inspect.Parameter.VAR_KEYWORD,
+        ):
+            raise BadInput(f"{where}: {parameter.name} has no default; hyperparameters need a number to start from")
+    return found
+
+
+def _default_rate(function: Callable[..., Any]) -> float:
+    default = next(iter(inspect.signature(function).parameters.values())).default
+    return float(default) if isinstance(default, int | float) else Optimizer.learning_rate
+
+
+def _keeping_shapes(transform: optax.GradientTransformation, where: str) -> optax.GradientTransformation:
+    """The transformation, refused where its updates have other shapes or types than the parameters."""
+    inner = optax.with_extra_args_support(transform)
+
+    def update(grads: Params, state: Any, params: Params | None = None, **extra: Any) -> tuple[Params, Any]:
+        updates, new = inner.update(grads, state, params, **extra)
+        if str(jax.tree.structure(updates)) != str(jax.tree.structure(grads)):
+            raise BadInput(f"{where}: the updates are a tree of another structure than the gradients")
+        for before, after in zip(jax.tree.leaves(grads), jax.tree.leaves(updates), strict=True):
+            if jnp.shape(before) != jnp.shape(after):
+                raise BadInput(
+                    f"{where}: an update has shape {jnp.shape(after)} where the gradient has {jnp.shape(before)}; an optimizer "
+                    "may not change the model"
+                )
+        if jax.tree.map(jnp.shape, new) != jax.tree.map(jnp.shape, state):
+            raise BadInput(f"{where}: the optimizer's state changes its shape from step to step")
+        return jax.tree.map(lambda u, g: u.astype(g.dtype), updates, grads), new
+
+    return optax.GradientTransformationExtraArgs(inner.init, update)

@@ -1,0 +1,126 @@
+"""Search spaces, and quasi-random points in them, as AlgoPerf's external tuning draws them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import yaml
+from scipy.stats import qmc
+
+from harness.optimizers.base import Optimizer
+from harness.registry import nearest
+from workloads.base import BadInput
+
+EDGE = 0.08  # share of an axis' length from its end that counts as the edge
+WIDEN = 0.25  # share by which an axis is made longer at an edge where an optimum lies
+
+Scale = Literal["log", "linear", "one_minus_log"]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An interval of a hyperparameter, sampled uniformly on a scale: log, linear, or the log of 1 - value (for betas)."""
+
+    low: float
+    high: float
+    scale: Scale = "log"
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise BadInput(f"a search axis from {self.low} to {self.high} is none; give [low, high] with low < high")
+        if self.scale == "log" and self.low <= 0:
+            raise BadInput(f"a logarithmic search axis starts at {self.low}; it must start above 0")
+        if self.scale == "one_minus_log" and not self.high < 1:
+            raise BadInput(f"a search axis of 1 - value ends at {self.high}; it must end below 1")
+
+    def at(self, share: np.ndarray | float) -> Any:
+        """The value at a share of the way from low to high."""
+        if self.scale == "linear":
+            return self.low + share * (self.high - self.low)
+        if self.scale == "log":
+            return self.low * (self.high / self.low) ** share
+        return 1.0 - (1.0 - self.low) * ((1.0 - self.high) / (1.0 - self.low)) ** share
+
+    def share(self, value: float) -> float:
+        """Where a value lies, 0 at low and 1 at high."""
+        if self.scale == "linear":
+            return (value - self.low) / (self.high - self.low)
+        if self.scale == "log":
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return math.log((1 - value) / (1 - self.low)) / math.log((1 - self.high) / (1 - self.low))
+
+    def edge(self, value: float) -> Literal["", "low", "high"]:
+        """The edge at which the value lies, if it does."""
+        share = self.share(value)
+        return "low" if share < EDGE else "high" if share > 1 - EDGE else ""
+
+
+@dataclass(frozen=True)
+class Space:
+    """Axes by hyperparameter name; a name may be dotted ("schedule.warmup" is not: it is the optimizer's own fields)."""
+
+    axes: Mapping[str, Axis]
+
+    def points(self, count: int, seed: int) -> list[dict[str, float]]:
+        """`count` points of a scrambled Halton sequence. The first k points of a longer sequence are the shorter one."""
+        sampler = qmc.Halton(len(self.axes), scramble=True, rng=np.random.default_rng(seed))
+        shares = sampler.random(count)
+        return [
+            {name: float(axis.at(share)) for (name, axis), share in zip(self.axes.items(), row, strict=True)}
+            for row in shares
+        ]
+
+    def beyond(self, name: str, edge: str) -> Space:
+        """What lies beyond an edge of one axis: a quarter of its length more. Unbounded axes only (not betas or decay)."""
+        axis = self.axes[name]
+        low, high = (axis.at(-WIDEN), axis.low) if edge == "low" else (axis.high, axis.at(1 + WIDEN))
+        return Space({**self.axes, name: Axis(float(low), float(high), axis.scale)})
+
+
+_RATES = {"sgd": (1e-3, 10.0), "adam": (1e-4, 1e-1), "matrix": (1e-3, 1.0), "other": (1e-4, 1.0)}
+
+
+def default_space(optimizer: Optimizer) -> Space:
+    """Learning rate, by family; weight decay, momentum and betas where the optimizer has them (AlgoPerf's ranges)."""
+    names = {f.name for f in dataclasses.fields(optimizer)}
+    axes: dict[str, Axis] = {"learning_rate": Axis(*_RATES[optimizer.family])}
+    if optimizer.decoupled_decay:
+        axes["weight_decay"] = Axis(5e-3, 1.0)
+    if "b1" in names:
+        axes["b1"] = Axis(0.8, 0.98, "one_minus_log")
+    if "b2" in names:
+        axes["b2"] = Axis(0.9, 0.999, "one_minus_log")
+    if getattr(optimizer, "momentum", None) is not None:
+        axes["momentum"] = Axis(0.8, 0.98, "one_minus_log")
+    return Space(axes)
+
+
+def read_space(path: Path, optimizer: Optimizer) -> Space:
+    """A YAML of `name: {log|linear|one_minus_log: [low, high]}`. Raises BadInput naming what is wrong with it."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BadInput(f"cannot read the search space {path}: {str(error).splitlines()[0]}") from None
+    known = [f.name for f in dataclasses.fields(optimizer)]
+    axes = {}
+    for name, entry in content.items() if isinstance(content, dict) else ():
+        if name not in known:
+            raise BadInput(f"{path.name}: the optimizer has no hyperparameter '{name}'. {nearest(str(name), known)}")
+        match entry:
+            case {**one} if len(one) == 1 and next(iter(one)) in ("log", "linear", "one_minus_log"):
+                scale, ends = typing.cast("tuple[Scale, Any]", next(iter(one.items())))
+            case _:
+                raise BadInput(f"{path.name}: {name}={entry} is no axis; write {name}: {{log: [1e-4, 1e-1]}}")
+        if not (isinstance(ends, list) and len(ends) == 2):
+            raise BadInput(f"{path.name}: {name} needs [low, high]")
+        axes[name] = Axis(float(ends[0]), float(ends[1]), scale)
+    if "learning_rate" not in axes:
+        raise BadInput(f"{path.name} has no axis learning_rate; every method tunes it")
+    return Space(axes)
