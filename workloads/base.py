@@ -133,6 +133,14 @@ class Workload:
         """
         raise BadInput(f"workload '{self.name}' does not expose its activations, which this check needs")
 
+    def instabilities(self, params: Params, batch: Batch) -> dict[str, Array]:
+        """Scalars that grow before training becomes unstable, name -> value: the largest attention logit of each layer
+        ("attention_logit_LAYER") and the mean of log Z of the outputs ("log_z").
+
+        Raises BadInput where the family has none.
+        """
+        raise BadInput(f"workload '{self.name}' logs no attention logits, which the probe 'instabilities' reads")
+
     def matmul_flops(self) -> float:
         """Analytic FLOPs of the matrix multiplications of one training step (forward and backward).
 

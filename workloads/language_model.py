@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+import functools
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -152,14 +153,27 @@ class LanguageModel(Workload):
         logits = self.logits(params, batch[:, :-1], found.__setitem__)
         return found | {"logits": logits}
 
-    def logits(self, params: Params, tokens: Array, tap: Tap = ignore) -> Array:
-        """(B, T) tokens -> (B T, V) logits in float32. Activations stay two-dimensional (see workloads.layers)."""
+    def instabilities(self, params: Params, batch: Batch) -> dict[str, Array]:
+        found: dict[str, Array] = {}
+
+        def largest(name: str, scores: Array) -> None:
+            found[name] = jnp.max(jnp.abs(scores))
+
+        logits = self.logits(params, batch[:, :-1], scores=largest)
+        return found | {"log_z": jnp.mean(jax.nn.logsumexp(logits, axis=-1))}
+
+    def logits(self, params: Params, tokens: Array, tap: Tap = ignore, scores: Tap = ignore) -> Array:
+        """(B, T) tokens -> (B T, V) logits in float32. Activations stay two-dimensional (see workloads.layers).
+
+        scores: is told the attention logits of each layer, (B, H, T, T), also those that the causal mask hides.
+        """
         x = params["embedding"][tokens.reshape(-1).astype(jnp.int32)]
         tap("embedding", x)
         branch = jnp.asarray(self.residual_scale, x.dtype)
         for layer in range(self.depth):
             block = params[f"layer_{layer}"]
-            attention = self._attention(block, rms_norm(x, block["attention_norm"]))
+            attend = functools.partial(scores, f"attention_logit_{layer}") if scores is not ignore else None
+            attention = self._attention(block, rms_norm(x, block["attention_norm"]), attend)
             tap(f"attention_{layer}", attention)
             x = x + branch * attention
             mlp = _mlp(block, rms_norm(x, block["mlp_norm"]))
@@ -168,8 +182,8 @@ class LanguageModel(Workload):
         readout = params["embedding"].T if self.tied_embeddings else params["readout"]
         return self.output_scale * matmul(rms_norm(x, params["final_norm"]), readout).astype(jnp.float32)
 
-    def _attention(self, block: Params, x: Array) -> Array:
-        """Causal multi-head attention with rotary positions, (B T, W) -> (B T, W)."""
+    def _attention(self, block: Params, x: Array, scores: Callable[[Array], None] | None = None) -> Array:
+        """Causal multi-head attention with rotary positions, (B T, W) -> (B T, W). scores: is told the logits."""
         shape = (-1, 3, self.heads, self.head_size, self.context)
         by_time = matmul(x, block["query_key_value"]).reshape(-1, self.context, 3 * self.width)
         qkv = jnp.swapaxes(by_time, 1, 2).reshape(shape)
@@ -177,7 +191,10 @@ class LanguageModel(Workload):
         if self.qk_norm:
             query, key = (jnp.swapaxes(rms_norm(jnp.swapaxes(part, 2, 3)), 2, 3) for part in (query, key))
         scaled = query * jnp.asarray(self.attention_scale * self.head_size**-0.5, query.dtype)
-        mixed = causal_attention(rotate(scaled, self.context), rotate(key, self.context), value)
+        query, key = rotate(scaled, self.context), rotate(key, self.context)
+        if scores is not None:
+            scores(jnp.einsum("bhkq,bhks->bhqs", query, key))
+        mixed = causal_attention(query, key, value)
         by_time = jnp.swapaxes(mixed.reshape(-1, self.width, self.context), 1, 2)
         return matmul(by_time.reshape(-1, self.width), block["attention_out"])
 

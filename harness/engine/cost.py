@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import jax
@@ -14,25 +15,42 @@ from harness.engine.pack import Pack
 from harness.trial import Static, Trial
 
 _CALIBRATION_STEPS = 8
+_ROUNDS = 3
 _seconds: dict[Static, float] = {}
 
 
 def step_seconds(trial: Trial) -> float:
     """Isolated time of one training step on one device, in seconds: the fastest of three short runs, after compilation."""
-    trial = replace(trial, budget=Budget(steps=_CALIBRATION_STEPS), evaluations=1)
-    static = trial.static()
+    static = _short(trial).static()
     if static not in _seconds:
-        devices = local_devices()
-        pack = Pack(static, (trial,), devices.count)
-        data = jax.device_put(dict(trial.workload.load().arrays), devices.replicated)
-        program = compile_program(pack, data, devices)
-        hparams = jax.device_put(pack.hparams(), devices.by_trial)
-        stops = jax.device_put(pack.stops(_CALIBRATION_STEPS), devices.by_trial)
-        times = []
-        for _ in range(3):
-            state = jax.block_until_ready(program.init(hparams))
-            started = time.perf_counter()
-            jax.block_until_ready(program.chunk(state, hparams, stops, data))
-            times.append(time.perf_counter() - started)
-        _seconds[static] = min(times) / _CALIBRATION_STEPS
+        _seconds[static] = compare_step_seconds([trial])[0]
     return _seconds[static]
+
+
+def compare_step_seconds(trials: Sequence[Trial], rounds: int = _ROUNDS) -> list[float]:
+    """Of each, the fastest of `rounds` short runs; the trials take turns, so that a noisy machine treats them alike."""
+    runs = [_runner(_short(trial)) for trial in trials]
+    times = [[run() for run in runs] for _ in range(rounds)]
+    return [min(column) / _CALIBRATION_STEPS for column in zip(*times, strict=True)]
+
+
+def _short(trial: Trial) -> Trial:
+    return replace(trial, budget=Budget(steps=_CALIBRATION_STEPS), evaluations=1, probes=())
+
+
+def _runner(trial: Trial) -> Callable[[], float]:
+    """Seconds of one run of the compiled steps."""
+    devices = local_devices()
+    pack = Pack(trial.static(), (trial,), devices.count)
+    data = jax.device_put(dict(trial.workload.load().arrays), devices.replicated)
+    program = compile_program(pack, data, devices)
+    hparams = jax.device_put(pack.hparams(), devices.by_trial)
+    stops = jax.device_put(pack.stops(_CALIBRATION_STEPS), devices.by_trial)
+
+    def run() -> float:
+        state = jax.block_until_ready(program.init(hparams))
+        started = time.perf_counter()
+        jax.block_until_ready(program.chunk(state, hparams, stops, data))
+        return time.perf_counter() - started
+
+    return run

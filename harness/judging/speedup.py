@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import numpy as np
 from scipy import stats
-from scipy.optimize import brentq
 
 from harness.transfer.plain import plain
 from workloads.base import BadInput
@@ -22,6 +21,8 @@ from workloads.base import BadInput
 EXTRAPOLATION = 1.5
 EQUIVALENT = (0.93, 1.07)
 DRAWS = 1000
+_EXPONENTS = np.geomspace(0.05, 3.0, 120)
+_LOOSE = 0.25  # of the losses' range: a law that misses a run by more is none
 Verdict = Literal["faster", "slower", "equivalent", "undecided"]
 
 
@@ -38,63 +39,67 @@ class Losses:
 
 
 def equivalent_horizon(horizons: np.ndarray, mean: np.ndarray, loss: float) -> tuple[float, float, float]:
-    """(D_A, low, high): the horizon at which the baseline has this loss; low and high when it is only known to lie outside
-    what may be asked of the baseline's runs (0 or infinity on the open side).
+    """(D_A, low, high): the horizon at which the baseline has this loss; NaN, and where it lies, if that is beyond what may be
+    asked of the baseline's runs (low 0 or high infinity).
 
-    The power law through the three horizons or more, or where these have none (no curvature of the right sign, or losses that
-    do not fall) the power law between each two.
+    horizons, mean: (H,). By the power law through the runs, or where they have none of falling, convex shape by a power law
+    between each two. Raises BadInput where the baseline's losses do not fall.
     """
-    curve = _curve(horizons, mean)
     first, last = horizons[0] / EXTRAPOLATION, horizons[-1] * EXTRAPOLATION
-    if not math.isfinite(loss):
-        return math.nan, 0.0, first
-    at_first, at_last = curve(first), curve(last)
-    if loss >= at_first:
-        return math.nan, 0.0, first
-    if loss <= at_last:
-        return math.nan, last, math.inf
-    found = float(brentq(lambda log_d: curve(math.exp(log_d)) - loss, math.log(first), math.log(last)))
-    return math.exp(found), math.exp(found), math.exp(found)
-
-
-def _curve(horizons: np.ndarray, mean: np.ndarray) -> Any:
-    """The baseline's loss as a falling function of the horizon. Raises BadInput where its losses do not fall."""
     falling = np.minimum.accumulate(mean)  # noise may lift a longer run above a shorter one
     if not (np.isfinite(mean).all() and falling[-1] < falling[0]):
         raise BadInput("the baseline's loss does not fall with the horizon; use longer horizons or more seeds")
-    law = _power_law(horizons, mean)
-    if law is not None:
-        e, b, beta = law
-        return lambda d: e + b * d**-beta
+    if not math.isfinite(loss):
+        return math.nan, 0.0, float(first)
+    law = _power_laws(horizons, mean[None])
+    if law.fits[0]:
+        gap = loss - law.floor[0]
+        found = math.inf if gap <= 0 else float((law.scale[0] / gap) ** (1 / law.exponent[0]))
+    else:
+        found = _between(horizons, falling, loss)
+    if found <= first:
+        return math.nan, 0.0, float(first)
+    if found >= last:
+        return math.nan, float(last), math.inf
+    return found, found, found
+
+
+def _between(horizons: np.ndarray, falling: np.ndarray, loss: float) -> float:
+    """The horizon by straight lines in log-log through the runs that fall, the outermost ones extended."""
     kept = np.flatnonzero(np.append(True, np.diff(falling) < 0))
     x, y = np.log(horizons[kept]), np.log(falling[kept])
-
-    def between(d: float) -> float:
-        k = int(np.clip(np.searchsorted(x, math.log(d)) - 1, 0, len(x) - 2))
-        slope = (y[k + 1] - y[k]) / (x[k + 1] - x[k])
-        return float(np.exp(y[k] + slope * (math.log(d) - x[k])))
-
-    return between
+    k = int(np.clip(np.searchsorted(-y, -math.log(loss)) - 1, 0, len(x) - 2))
+    slope = (y[k + 1] - y[k]) / (x[k + 1] - x[k])
+    return math.exp(min(x[k] + (math.log(loss) - y[k]) / slope, 700.0))
 
 
-def _power_law(horizons: np.ndarray, mean: np.ndarray) -> tuple[float, float, float] | None:
-    """E, B, beta by least squares in the loss (linear in E and B at each beta); None without one of falling, convex shape."""
-    if len(horizons) < 3:
-        return None
-    best: tuple[float, float, float, float] | None = None
-    for beta in np.geomspace(0.05, 3.0, 120):
-        design = np.stack([np.ones(len(horizons)), (horizons / horizons[0]) ** -beta], axis=1)
-        (e, b), *_ = np.linalg.lstsq(design, mean, rcond=None)
-        cost = float(np.sum((design @ (e, b) - mean) ** 2))
-        if b > 0 and e > 0 and (best is None or cost < best[0]):
-            best = cost, float(e), float(b), float(beta)
-    if best is None:
-        return None
-    cost, e, b, beta = best
-    worst = np.abs(e + b * (horizons / horizons[0]) ** -beta - mean).max()
-    if worst > 0.25 * (mean.max() - mean.min()):
-        return None
-    return e, b * horizons[0] ** beta, beta
+@dataclass(frozen=True)
+class _Laws:
+    """m laws floor + scale D^-exponent, (m,) each, and whether each fits its runs."""
+
+    floor: np.ndarray
+    scale: np.ndarray
+    exponent: np.ndarray
+    fits: np.ndarray
+
+
+def _power_laws(horizons: np.ndarray, means: np.ndarray) -> _Laws:
+    """Through every row of means (m, H): least squares in the loss, linear in floor and scale at each exponent of a grid."""
+    relative = horizons / horizons[0]
+    x = relative ** -_EXPONENTS[:, None]  # (exponents, H)
+    centered = x - x.mean(axis=1, keepdims=True)
+    y = means - means.mean(axis=1, keepdims=True)
+    slope = y @ centered.T / np.sum(centered**2, axis=1)  # (m, exponents)
+    floor = means.mean(axis=1, keepdims=True) - slope * x.mean(axis=1)
+    cost = np.sum(y**2, axis=1, keepdims=True) - slope**2 * np.sum(centered**2, axis=1)
+    cost = np.where((slope > 0) & (floor > 0), cost, np.inf)
+    best = np.argmin(cost, axis=1)
+    rows = np.arange(len(means))
+    exponent, chosen_floor, chosen = _EXPONENTS[best], floor[rows, best], slope[rows, best]
+    fitted = chosen_floor[:, None] + chosen[:, None] * relative ** -exponent[:, None]
+    worst = np.abs(fitted - means).max(axis=1)
+    fits = (len(horizons) >= 3) & np.isfinite(cost[rows, best]) & (worst <= _LOOSE * np.ptp(means, axis=1))
+    return _Laws(chosen_floor, chosen * horizons[0] ** exponent, exponent, fits)
 
 
 @dataclass(frozen=True)
@@ -119,47 +124,30 @@ class SpeedUp:
 
 
 def speed_ups(size: float, ours: Losses, baseline: Losses, rng: np.random.Generator) -> list[SpeedUp]:
-    """Of every horizon at one size, with intervals from redrawn means of both methods (noise pooled, what a seed does to
-    both alike taken out, t-distributed).
-    """
+    """Of every horizon at one size, with intervals from redrawn means of both methods (paired by seed, t-distributed)."""
     found = []
     draws_ours, draws_theirs = _redrawn(ours, baseline, rng)
     for h, horizon in enumerate(ours.horizons.tolist()):
         value, low, high = equivalent_horizon(baseline.horizons, baseline.mean, float(ours.mean[h]))
-        drawn = (
-            np.array(
-                [
-                    _drawn(baseline.horizons, theirs, one[h])
-                    for one, theirs in zip(draws_ours, draws_theirs, strict=True)
-                ]
-            )
-            / horizon
-            if draws_ours is not None
-            else np.full(1, np.nan)
-        )
-        found.append(
-            SpeedUp(
-                size,
-                horizon,
-                value / horizon,
-                _interval(drawn, 0.90),
-                _interval(drawn, 0.95),
-                low / horizon,
-                high / horizon,
-            )
-        )
+        drawn = np.full(1, np.nan)
+        if draws_ours is not None:
+            drawn = _all_horizons(baseline.horizons, draws_theirs, draws_ours[:, h]) / horizon
+        intervals = (_interval(drawn, level) for level in (0.90, 0.95))
+        found.append(SpeedUp(size, horizon, value / horizon, *intervals, low / horizon, high / horizon))
     return found
 
 
-def _drawn(horizons: np.ndarray, mean: np.ndarray, loss: float) -> float:
-    """D_A of a redrawn table; 0 or infinity beyond the ends."""
-    try:
-        value, low, _ = equivalent_horizon(horizons, mean, loss)
-    except BadInput:
-        return math.nan
-    if not math.isnan(value):
-        return value
-    return 0.0 if low == 0.0 else math.inf
+def _all_horizons(horizons: np.ndarray, means: np.ndarray, losses: np.ndarray) -> np.ndarray:
+    """`equivalent_horizon` of redrawn tables means (m, H), losses (m,): 0 or infinity beyond the ends, NaN without a law."""
+    laws = _power_laws(horizons, means)
+    gap = np.maximum(losses - laws.floor, 0.0)
+    with np.errstate(divide="ignore", over="ignore"):
+        found = (laws.scale / gap) ** (1 / laws.exponent)
+    for i in np.flatnonzero(~laws.fits):
+        falling = np.minimum.accumulate(means[i])
+        found[i] = _between(horizons, falling, losses[i]) if falling[-1] < falling[0] else np.nan
+    found = np.where(found <= horizons[0] / EXTRAPOLATION, 0.0, found)
+    return np.where(found >= horizons[-1] * EXTRAPOLATION, np.inf, found)
 
 
 def _interval(drawn: np.ndarray, level: float) -> tuple[float, float]:
@@ -172,22 +160,26 @@ def _interval(drawn: np.ndarray, level: float) -> tuple[float, float]:
 
 
 def _redrawn(ours: Losses, baseline: Losses, rng: np.random.Generator) -> tuple[np.ndarray | None, np.ndarray]:
-    """(DRAWS, H) means of both; None where one seed, or a diverged one, leaves no noise to redraw."""
-    table = np.concatenate([np.log(ours.losses), np.log(baseline.losses)])
-    seeds = table.shape[1]
-    if seeds < 2 or not np.isfinite(table).all():
+    """(DRAWS, H) means of both; None where one seed, or a diverged one, leaves no noise to redraw.
+
+    log loss = mean of (method, horizon) + what a seed does at this horizon to both methods + the method's own noise. The
+    latter two are drawn anew, with variances from the mean of and the difference between the methods, pooled over horizons.
+    """
+    tables = np.log(ours.losses), np.log(baseline.losses)
+    horizons, seeds = tables[0].shape
+    if seeds < 2 or not (np.isfinite(tables[0]).all() and np.isfinite(tables[1]).all()):
         return None, np.empty(0)
-    residual = table - table.mean(axis=1, keepdims=True)
-    common = residual.mean(axis=0)
-    left = residual - common
-    dof = (len(table) - 1) * (seeds - 1)
-    own = math.sqrt(float(np.sum(left**2)) / dof / seeds)
-    shared = math.sqrt(max(0.0, float(np.sum(common**2)) / (seeds - 1)) / seeds)
-    stretch = np.sqrt(dof / stats.chi2(dof).rvs(DRAWS, random_state=rng))[:, None]
-    together = shared * stats.t(seeds - 1).rvs((DRAWS, 1), random_state=rng)
-    noise = own * stretch * rng.standard_normal((DRAWS, len(table))) + together
-    drawn = np.exp(table.mean(axis=1) + noise)
-    return drawn[:, : len(ours.horizons)], drawn[:, len(ours.horizons) :]
+    first, second = (table - table.mean(axis=1, keepdims=True) for table in tables)
+    dof = horizons * (seeds - 1)
+    own = float(np.sum((first - second) ** 2)) / dof / 2
+    shared = max(0.0, float(np.sum(((first + second) / 2) ** 2)) / dof - own / 2)
+    stretch = np.sqrt(dof / stats.chi2(dof).rvs((2, DRAWS, 1), random_state=rng) / seeds)
+    together = math.sqrt(shared) * stretch[0] * rng.standard_normal((DRAWS, horizons))
+    drawn = [
+        np.exp(table.mean(axis=1) + together + math.sqrt(own) * stretch[1] * rng.standard_normal((DRAWS, horizons)))
+        for table in tables
+    ]
+    return drawn[0], drawn[1]
 
 
 @dataclass(frozen=True)

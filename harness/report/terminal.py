@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from harness.records.listing import show
 from harness.records.text import printable
-from harness.report.document import Section
+from harness.report.document import Section, cell
 
 
 def print_section(section: Section) -> None:
@@ -18,6 +18,6 @@ def print_section(section: Section) -> None:
         print(f"  {printable(key)}: {printable(value)}")
     for table in section.tables:
         print()
-        show(table.header, table.rows, fixed=True)
+        show(table.header, [[cell(v)[0] if isinstance(v, tuple) else v for v in row] for row in table.rows], fixed=True)
     for warning in section.warnings:
         print(f"  warning: {printable(warning)}")

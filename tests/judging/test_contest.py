@@ -1,0 +1,148 @@
+"""Equal tuning, with a made-up training function; and the command once with a real one."""
+
+from __future__ import annotations
+
+import json
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from harness import cli
+from harness.judge import main
+from harness.judging.contest import Arena, Method, Setting, best_of, tune
+from harness.optimizers import OPTIMIZERS
+from harness.tuning import default_space
+from workloads.image_mlp import ImageMLP
+
+
+def contest(best_rate, points=8):
+    """Methods tuned where the loss is a parabola in log learning rate around `best_rate`; what was trained."""
+    trained = []
+
+    def train(trials):
+        trained.extend(trials)
+        return {
+            trial.id: {"final_loss": 1 + math.log(trial.optimizer.learning_rate / best_rate) ** 2, "status": "ok"}
+            for trial in trials
+        }
+
+    methods = [Method(n, OPTIMIZERS[n], default_space(OPTIMIZERS[n]())) for n in ("adamw", "nadamw", "sgd")]
+    arena = Arena({"image_mlp": [Setting(ImageMLP(width=w), s) for w in (8, 16) for s in (20, 40)]}, points, 3)
+    return tune(methods, arena, train), trained
+
+
+def test_every_method_has_as_many_points_at_every_setting_and_the_best_is_chosen():
+    tuned, trained = contest(3e-3)
+    assert len(tuned) == 3 * 4
+    assert {len(one.points) for one in tuned} == {8}
+    for one in tuned:
+        losses = [loss for _, loss in one.points]
+        assert losses == sorted(losses)
+        assert one.best is one.points[0][0]
+        assert {trial.seed for trial in one.trials} == {100, 101, 102}
+        assert not {trial.id for trial in one.trials} & {trial.id for trial in trained}
+
+
+def test_an_edge_of_one_method_is_extended_for_all_alike():
+    tuned, _ = contest(0.3)  # beyond Adam's axis, well inside SGD's
+    assert {len(one.points) for one in tuned} == {10}
+    adam = next(one for one in tuned if one.method.name == "adamw")
+    assert adam.best["learning_rate"] > default_space(OPTIMIZERS["adamw"]()).axes["learning_rate"].high
+
+
+def test_seeds_pair_methods():
+    tuned, _ = contest(3e-3)
+    one, other = (t for t in tuned if t.setting == tuned[0].setting and t.method.name in ("adamw", "sgd"))
+    for mine, theirs in zip(one.trials, other.trials, strict=True):
+        assert (mine.seed, mine.data_seed, mine.workload) == (theirs.seed, theirs.data_seed, theirs.workload)
+
+
+def test_expected_best_of_k():
+    values = np.random.default_rng(0).random(7)
+    assert best_of(values, 1) == pytest.approx(values.mean())
+    assert best_of(values, 7) == pytest.approx(values.min())
+    draws = np.random.default_rng(1)
+    seen = np.mean([draws.choice(values, 3, replace=False).min() for _ in range(4000)])
+    assert best_of(values, 3) == pytest.approx(seen, abs=0.01)
+    assert all(b <= a for a, b in pairwise(best_of(values, k) for k in range(1, 8)))
+
+
+PROFILE = """
+points: 3
+seeds: 2
+workloads:
+  - workload: image_mlp
+    widths: [8]
+    steps: [30, 60, 120]
+    fields: {batch_size: 16, depth: 1}
+"""
+SUBMISSION = """
+import optax, time
+
+FAMILY = "adam"
+
+def make(learning_rate, b1=0.9, b2=0.999, weight_decay=1e-4):
+    time.sleep(0.01)  # while it is traced, which nothing times
+    return optax.adamw(learning_rate, b1, b2, weight_decay=weight_decay)
+
+def nan(learning_rate):
+    return optax.chain(optax.scale(float("nan")), optax.scale_by_learning_rate(learning_rate))
+"""
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("judge")
+    (folder / "profile.yaml").write_text(PROFILE)
+    (folder / "mine.py").write_text(SUBMISSION)
+    (folder / "space.yaml").write_text(
+        "learning_rate: {log: [1.0e-4, 1.0e-1]}\nweight_decay: {log: [5.0e-3, 1.0]}\n"
+        "b1: {one_minus_log: [0.8, 0.98]}\nb2: {one_minus_log: [0.9, 0.999]}\n"
+    )
+    return folder
+
+
+def judged(folder, *words):
+    arguments = [f"profile={folder / 'profile.yaml'}", "baselines=adamw", f"results={folder}", *words]
+    code = main(arguments)
+    name = next(word.partition("=")[2] for word in words if word.startswith("name="))
+    return code, json.loads((folder / name / "judge.json").read_text()), folder / name
+
+
+def test_adamw_under_another_name_is_no_slower_and_is_scored(workplace, capsys):
+    words = (f"optimizer={workplace / 'mine.py'}:make", f"space={workplace / 'space.yaml'}", "name=same")
+    code, found, folder = judged(workplace, *words)
+    assert code == 0
+    assert found["overall"]["verdict"] in ("equivalent", "undecided")
+    fresh = {(entry["method"], entry["setting"]): entry["fresh_losses"] for entry in found["tuning"]}
+    for (method, setting), losses in fresh.items():
+        if method == "adamw":
+            assert np.allclose(losses, fresh["mine:make", setting], rtol=0.1)
+    assert (folder / "report.html").is_file()
+    assert set(json.loads((folder / "scores.json").read_text())) == {"adamw", "mine:make"}
+    assert "Equal tuning" in capsys.readouterr().out
+
+
+def test_a_submission_of_nans_scores_nothing(workplace):
+    (workplace / "rate.yaml").write_text("learning_rate: {log: [1.0e-3, 1.0e-1]}\n")
+    words = (f"optimizer={workplace / 'mine.py'}:nan", f"space={workplace / 'rate.yaml'}", "name=nan")
+    code, found, folder = judged(workplace, *words)
+    assert code == 1
+    assert found["overall"]["verdict"] == "slower"
+    scores = json.loads((folder / "scores.json").read_text())
+    assert scores["mine:nan"]["score"] == 0
+    assert scores["adamw"]["score"] == 1
+
+
+def test_bad_arguments_name_the_fix(workplace, capsys):
+    def said(*words):
+        assert cli.run(main, list(words)) == 2
+        return " ".join(capsys.readouterr().err.split())
+
+    assert "optimizer=FILE.py:FUNCTION" in said()
+    assert "Did you mean 'quick'" in said("optimizer=lion", "profile=quik")
+    assert "Did you mean 'adam'" in said("optimizer=adamv")
+    assert "not in profile" in said("optimizer=lion", "workloads=vision")
+    assert "there is no file" in said("optimizer=nowhere.py:make")

@@ -1,0 +1,138 @@
+"""Optimizers from a user's file: what works, and what is caught."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from harness.engine.program import make_train
+from harness.optimizers.user import load_optimizer
+from harness.records.store import Store
+from tests.trials import run, small_trial
+from workloads.base import BadInput
+
+FILE = """
+import jax, jax.numpy as jnp, numpy, optax, random
+
+FAMILY = "adam"
+
+def make(learning_rate=2e-3, b1=0.9, b2=0.999, nesterov=False, weight_decay=0.0):
+    return optax.adamw(learning_rate, b1, b2, nesterov=nesterov, weight_decay=weight_decay)
+
+def reseeds(learning_rate):
+    random.seed(0); numpy.random.seed(0)
+    return optax.sgd(learning_rate)
+
+def reshapes(learning_rate):
+    def update(grads, state, params=None):
+        return jax.tree.map(lambda g: jnp.concatenate([g, g]), grads), state
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+def renames(learning_rate):
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), lambda g, s, p=None: ({"other": 0.0}, s))
+
+def grows(learning_rate):
+    def update(grads, state, params=None):
+        return jax.tree.map(lambda g: -learning_rate * g, grads), jnp.concatenate([state, state])
+    return optax.GradientTransformation(lambda params: jnp.zeros(1), update)
+
+def nothing(learning_rate):
+    return 3
+
+def needs(learning_rate, momentum):
+    return optax.sgd(learning_rate, momentum)
+
+def unfit(rate):
+    return optax.sgd(rate)
+"""
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("user") / "mine.py"
+    path.write_text(FILE)
+    return path
+
+
+def step(optimizer):
+    trial = replace(small_trial(), optimizer=optimizer)
+    train = make_train(trial.static())
+    data = {name: jnp.asarray(array) for name, array in trial.workload.load().arrays.items()}
+    return jax.eval_shape(lambda h: train.step(train.init(h), h, data), trial.hparams())
+
+
+def test_hyperparameters_come_from_the_signature(file):
+    made = load_optimizer(f"{file}:make")()
+    assert (made.learning_rate, made.b1, made.nesterov, made.weight_decay) == (2e-3, 0.9, False, 0.0)
+    assert (made.name, made.family) == ("mine:make", "adam")
+    assert load_optimizer(f"{file}:make") is load_optimizer(f"{file}")
+    assert load_optimizer("lion").name == "lion"
+
+
+def test_it_trains_as_the_registered_one_does(file, tmp_path):
+    trials = [
+        small_trial(optimizer__learning_rate=5e-3, optimizer__weight_decay=0.0),
+        replace(small_trial(), optimizer=load_optimizer(f"{file}:make")(learning_rate=5e-3)),
+    ]
+    store = Store(tmp_path)
+    run(trials, store)
+    losses = {row["trial"]: row["final_loss"] for row in store.trials().to_pylist()}
+    assert losses[trials[0].id] == pytest.approx(losses[trials[1].id], rel=1e-5)
+
+
+def test_a_changed_file_is_another_trial(file, tmp_path):
+    other = tmp_path / "mine.py"
+    other.write_text(FILE + "\n# changed\n")
+    ids = {replace(small_trial(), optimizer=load_optimizer(f"{path}:make")()).id for path in (file, other)}
+    assert len(ids) == 2
+
+
+def test_seeding_global_generators_changes_nothing(file):
+    trial = replace(small_trial(), optimizer=load_optimizer(f"{file}:reseeds")())
+    data = {name: jnp.asarray(array) for name, array in trial.workload.load().arrays.items()}
+    train = make_train(trial.static())
+
+    def loss():
+        return float(jax.jit(lambda h: train.step(train.init(h), h, data)[1])(trial.hparams()))
+
+    first = loss()
+    np.random.seed(5)
+    assert loss() == first
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        ("reshapes", "may not change the model"),
+        ("renames", "another structure"),
+        ("grows", "changes its shape"),
+        ("nothing", "no optax transformation"),
+    ],
+)
+def test_what_breaks_the_contract_is_caught_before_training(file, function, words):
+    with pytest.raises(BadInput, match=words):
+        step(load_optimizer(f"{file}:{function}")())
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("needs", "momentum has no default"),
+        ("unfit", "must take learning_rate first"),
+        ("mak", "Did you mean 'make'"),
+    ],
+)
+def test_functions_that_are_no_optimizers_are_refused(file, name, words):
+    with pytest.raises(BadInput, match=words):
+        load_optimizer(f"{file}:{name}")
+
+
+def test_a_file_that_cannot_be_imported_says_why(tmp_path):
+    path = tmp_path / "broken.py"
+    path.write_text("import nothing_of_that_name\n")
+    with pytest.raises(BadInput, match="nothing_of_that_name"):
+        load_optimizer(str(path))
