@@ -1,0 +1,179 @@
+"""Every check says what is true of made-up trials, and the opposite of their counter-examples."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from harness.analysis import LEARNING_RATE
+from harness.checks import CHECKS
+from harness.checks.run import checks_of
+from harness.config import StudyConfig
+from harness.report.checked import check_sections
+from harness.transfer.plain import plain
+from tests.checks.made import STEPS, members
+from tests.trials import small_trial
+from workloads.base import BadInput
+
+WIDTHS = [16, 32, 64, 128]
+
+
+def noise(point, scale=0.02):
+    """Of this trial, the same in every process."""
+    seed = list(str(sorted(point.items(), key=str)).encode())
+    return np.exp(scale * np.random.default_rng(seed).standard_normal())
+
+
+def verdicts(name, made, **options):
+    found = CHECKS[name](**options).run(made)
+    json.dumps(plain(found.to_json()))
+    return {series: word for series, (word, _) in found.verdicts.items()}
+
+
+def sharp(exponent):
+    def curve(point):
+        values = 10 * point["workload.width"] ** exponent * (1 + STEPS / 400) * noise(point)
+        return {"probe.sharpness": values, "probe.bounded": values, "probe.bound": np.full(8, 200.0)}
+
+    axes = {"parametrization": ["sp"], "workload.width": WIDTHS, LEARNING_RATE: [0.01], "seed": [0, 1, 2]}
+    return members(axes, lambda point: {}, curve)
+
+
+def test_sharpness():
+    assert verdicts("sharpness", sharp(0.0)) == {"sp": "independent"}
+    assert verdicts("sharpness", sharp(0.6)) == {"sp": "dependent"}
+    with pytest.raises(BadInput, match="quantity=sharp must be"):
+        CHECKS["sharpness"](quantity="sharp").run(sharp(0.0))
+
+
+def values_of(exponent):
+    def row(point):
+        size = point["workload.width"] ** exponent * noise(point, 0.005)
+        return {
+            "probe.sigma_max:layer_0/mlp_in": size,
+            "probe.sigma_max:layer_0/mlp_out": 2 * size,
+            "probe.sigma_max:embedding": 7.0,
+        }
+
+    axes = {"workload.width": WIDTHS, LEARNING_RATE: [0.01], "seed": [0, 1]}
+    return members(axes, row, optimizer__weight_decay=1.0)
+
+
+def test_singular_values():
+    assert verdicts("singular_values", values_of(0.0))["all"] == "invariant"
+    assert verdicts("singular_values", values_of(0.4))["all"] == "varies"
+    assert verdicts("singular_values", values_of(0.75))["all/law"] == "holds"
+    assert verdicts("singular_values", values_of(0.0))["all/law"] == "fails"
+    with pytest.raises(BadInput, match="no decayed matrix"):
+        CHECKS["singular_values"](matrices="nothing").run(values_of(0.0))
+
+
+def valley(steepness):
+    def row(point):
+        away = np.log2(point[LEARNING_RATE] / 2**-6)
+        slope = steepness if point["workload.qk_norm"] else 0.2
+        return {"final_loss": 2 + slope * away**2 * 0.1 + 0.002 * (noise(point) - 1)}
+
+    axes = {
+        "workload.qk_norm": [False, True],
+        "workload.width": [16, 32],
+        LEARNING_RATE: [2.0**k for k in range(-9, -2)],
+        "seed": [0, 1, 2],
+    }
+    return members(axes, row)
+
+
+def test_sensitivity():
+    assert verdicts("sensitivity", valley(0.05), baseline="False") == {"True": "lower"}
+    assert verdicts("sensitivity", valley(0.2), baseline="False") == {"True": "not_lower"}
+    with pytest.raises(BadInput, match="there are: False, True"):
+        CHECKS["sensitivity"](baseline="none").run(valley(0.1))
+
+
+def growing(beyond):
+    """Attention logits grow with width and learning rate; at the largest width by another factor."""
+
+    def curve(point):
+        width = point["workload.width"]
+        last = 400 * point[LEARNING_RATE] * (width / 16) ** 0.5 * noise(point, 0.01) * (beyond if width == 128 else 1)
+        return {"probe.attention_logit_0": last * STEPS / STEPS[-1], "probe.attention_logit_1": last * STEPS / 400}
+
+    axes = {"workload.width": WIDTHS, LEARNING_RATE: [2.0**k for k in range(-10, -2)], "seed": [0, 1]}
+    return members(axes, lambda point: {}, curve)
+
+
+def test_instability():
+    assert verdicts("instability", growing(1.0)) == {"all": "hit"}
+    assert verdicts("instability", growing(8.0)) == {"all": "missed"}
+
+
+def batches(exponent):
+    def row(point):
+        best = 2**-8 * (point["workload.batch_size"] / 4) ** exponent
+        away = np.log2(point[LEARNING_RATE] / best)
+        return {"final_loss": (2 + 0.05 * away**2) * noise(point, 0.001)}
+
+    axes = {
+        "workload.batch_size": [4, 8, 16, 32],
+        LEARNING_RATE: [2.0**k for k in range(-11, -3)],
+        "seed": [0, 1, 2],
+    }
+    return members(axes, row)
+
+
+def test_batch_exponent():
+    assert verdicts("batch_exponent", batches(0.5)) == {"all": "predicted"}
+    assert verdicts("batch_exponent", batches(0.0)) == {"all": "differs"}
+
+
+def norms(growth):
+    def curve(point):
+        return {"probe.norm:layer_0/mlp_in": (1 + growth * STEPS / 160) * noise(point, 0.001)}
+
+    return members({"workload.width": [16], LEARNING_RATE: [0.01], "seed": [0, 1, 2]}, lambda point: {}, curve)
+
+
+def test_effective_rate():
+    assert verdicts("effective_rate", norms(0.0)) == {"all": "follows"}
+    assert verdicts("effective_rate", norms(2.0)) == {"all": "drifts"}
+
+
+def test_a_probe_that_was_not_recorded_is_named():
+    with pytest.raises(BadInput, match=r"add the probe .* to base\.probes"):
+        CHECKS["sharpness"]().run(norms(0.0))
+
+
+def study(**analysis):
+    return StudyConfig(name="made", question="?", analyses=[analysis])
+
+
+def test_checks_are_validated_before_anything_is_trained():
+    trial = small_trial()
+    probed = small_trial()
+    object.__setattr__(probed, "probes", ("sharpness",))
+    assert set(checks_of(study(check="sharpness", first=0.5), [probed])) == {"sharpness"}
+    for analysis, words in (
+        ({"check": "sharpnes"}, "Did you mean 'sharpness'"),
+        ({"check": "sharpness"}, r"add it to study\.base\.probes"),
+        ({"check": "coordinates", "step": 3}, "has no option 'step'"),
+        ({"check": "coordinates", "seeds": "many"}, "could not be converted to Integer"),
+        ({"check": "coordinates", "axis": "workload.widht"}, r"Did you mean 'workload\.width'"),
+    ):
+        with pytest.raises(BadInput, match=words):
+            checks_of(study(**analysis), [trial])
+
+
+def test_the_report_shows_findings_and_survives_hostile_ones():
+    found = CHECKS["sharpness"]().run(sharp(0.0))
+    entry = plain({"title": "t", **found.to_json(), "tables": [], "plots": []})
+    hostile = {
+        "title": 3,
+        "verdicts": ["x"],
+        "tables": [3, {"rows": [[1], 2], "header": None}],
+        "plots": [{"layers": [{"x": "a"}]}],
+    }
+    shown = list(check_sections({"sharpness": entry, "<script>": hostile}))
+    assert [section.id for section in shown] == ["check-0", "check-1"]
+    assert "independent" in str(shown[0].tables)
