@@ -1,12 +1,13 @@
 # make study   set everything up and run the quickstart study (about 5 minutes on 2 cores after installation)
 # make test    set everything up and run the tests
+# make check-slurm   run the SLURM tests on a real single-machine cluster that it starts and stops (Debian, as root)
 # make lint / types / bench / bench-fit / lock
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: venv study test lint types bench bench-fit lock clean
+.PHONY: venv study test check-slurm lint types bench bench-fit lock clean
 
 venv: $(INSTALLED)
 
@@ -22,6 +23,9 @@ study: venv
 
 test: venv
 	$(BIN)/python -m pytest -n logical --maxprocesses 4
+
+check-slurm: venv
+	SLURM/local/check.sh $(BIN)/python
 
 lint: venv
 	$(BIN)/ruff check .

@@ -5,6 +5,7 @@ commands:
   study     plan, train, analyse and report a named study: study=quickstart
   fit       fit laws to any table of runs, with error bars
   transfer  whether the best learning rate moves with scale, from any table of runs
+  judge     is my optimizer faster than equally tuned baselines, and does the gain survive scale?
   score     score submissions as AlgoPerf does, from a table of trials or its logs
   runs      list, filter and export what is recorded
   report    write a study's HTML report again from its records
@@ -22,7 +23,7 @@ from harness import cli
 from harness.registry import nearest
 from workloads.base import BadInput
 
-COMMANDS = ("train", "study", "fit", "transfer", "score", "runs", "report", "wandb")
+COMMANDS = ("train", "study", "fit", "transfer", "judge", "score", "runs", "report", "wandb")
 
 
 def main(argv: list[str]) -> int:

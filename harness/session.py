@@ -31,7 +31,7 @@ def settings_of(config: DictConfig) -> Settings:
 def train(trials: Sequence[Trial], config: DictConfig, store: Store) -> Summary:
     """Train what `store` lacks of `trials`, showing progress and mirroring to the tracker."""
     observers: list[Observer] = [ProgressDisplay()]
-    tracker = make_tracker(config.tracker, store.root.name)
+    tracker = make_tracker(config.tracker, store.root.name, store.root)
     if tracker is not None:
         observers.append(tracker)
     summary = Runner(store, devices.local_devices(), settings_of(config), observers).train(trials)

@@ -10,8 +10,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 
-class PackedLauncher(Launcher):
-    """hydra/launcher=packed: all jobs of a sweep in one process, those of one static signature in one program."""
+class _SweepLauncher(Launcher):
+    """What the launchers share: jobs that differ only in values share one composition."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         from harness.launchers.packed import JobLoader  # Hydra scans this file in every program; keep it light
@@ -20,7 +20,20 @@ class PackedLauncher(Launcher):
         self._context = hydra_context
         self._config = config
 
+
+class PackedLauncher(_SweepLauncher):
+    """hydra/launcher=packed: all jobs of a sweep in one process, those of one static signature in one program."""
+
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from harness.launchers import packed
 
         return packed.launch(self._context, self._config, job_overrides)
+
+
+class SlurmLauncher(_SweepLauncher):
+    """hydra/launcher=slurm: what a sweep lacks as one job array."""
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from harness.launchers.slurm import launcher
+
+        return launcher.launch(self._context, self._config, job_overrides)

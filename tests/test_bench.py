@@ -122,7 +122,7 @@ def test_a_cut_study_has_the_trials_that_are_named():
 
 
 def test_sections_are_those_of_the_platform():
-    assert chosen(None, "cpu") == ["steps", "sweep", "small", "overhead", "fit", "published"]
+    assert chosen(None, "cpu") == ["steps", "sweep", "small", "overhead", "tracker", "fit", "published"]
     assert chosen(None, "gpu") == ["gpu"]
     assert chosen("small,steps", "cpu") == ["small", "steps"]
     with pytest.raises(BadInput, match="steps"):

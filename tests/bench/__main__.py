@@ -3,7 +3,7 @@
     python -m tests.bench out=results/bench                 # about 10 minutes on 2 CPU cores, when nothing else runs
     python -m tests.bench only=steps,small rounds=1 seconds=0.1    # a quick look
 
-sections: steps, sweep, small, overhead, fit, published (on CPU), gpu (on a GPU). Exit code 1: a target is missed.
+sections: steps, sweep, small, overhead, tracker, fit, published (on CPU), gpu (on a GPU). Exit code 1: a target is missed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rich.console import Console
 from harness import cli
 from harness.engine import devices
 from harness.registry import nearest
-from tests.bench import fits, gpu, overhead, published, report, small, steps, sweep
+from tests.bench import fits, gpu, overhead, published, report, small, steps, sweep, tracker
 from tests.bench.measure import Section
 from tests.bench.setup import Setup
 from workloads.base import BadInput
@@ -34,6 +34,7 @@ SECTIONS: dict[str, Callable[[Setup], Section]] = {
     "sweep": sweep.measure,
     "small": small.measure,
     "overhead": overhead.measure,
+    "tracker": tracker.measure,
     "fit": fits.measure,
     "published": published.measure,
     "gpu": gpu.measure,

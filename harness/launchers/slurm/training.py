@@ -63,7 +63,7 @@ def train_task(path: Path, index: int, attempts: Attempts, stop: StopFlag) -> No
     session.configure(config)
     store = Store(path.parent.parent.parent)
     observers: list[Observer] = [ProgressDisplay(), attempts]
-    tracker = make_tracker(config.tracker, store.root.name)
+    tracker = make_tracker(config.tracker, store.root.name, store.root)
     if tracker is not None:
         observers.append(tracker)
     runner = Runner(store, devices.local_devices(), session.settings_of(config), observers)

@@ -1,0 +1,118 @@
+"""Twenty accidents of seven kinds during one sweep change nothing in its records."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from harness.launchers.slurm import queue
+from tests.slurm.commands import (
+    MODEL,
+    ON_CLUSTER,
+    PINNED,
+    REPOSITORY,
+    ended,
+    jobs_of,
+    listens,
+    only_submission,
+    processes_of,
+    slurm,
+    until,
+    windtunnel,
+    worker_of,
+)
+from tests.slurm.compare import content
+
+SWEEP = (*MODEL, "seed=range(8)", "budget.steps=40000", "evaluations=100", "engine.pack_size=2", *PINNED)
+ACCIDENTS = ["warning"] * 6 + ["requeue"] * 4 + ["kill"] * 4 + ["term"] * 2 + ["node"] * 2 + ["urgent", "limit"]
+
+
+class Storm:
+    """Accidents for the tasks of one job array."""
+
+    def __init__(self, submission: Path) -> None:
+        self._manifest = submission / "manifest.json"
+        self._array = jobs_of(submission)["array"]
+        self._random = random.Random(0)
+
+    def strike(self, kind: str) -> None:
+        """One accident for a task that trains now."""
+        trains = kind in ("warning", "term", "limit")  # the others may strike while it starts
+        until(lambda: bool(self._running(trains)), f"a task for '{kind}'")
+        task, process = self._random.choice(self._running(trains) or self._running())
+        job = f"{self._array}_{task.task}"
+        strikes: dict[str, Callable[[], object]] = {
+            "warning": lambda: slurm("scancel", "--batch", "--signal=USR2", job),
+            "requeue": lambda: slurm("scontrol", "requeue", job),
+            "kill": lambda: os.kill(process, signal.SIGKILL),
+            "term": lambda: os.kill(process, signal.SIGTERM),
+            "node": lambda: self._fail(task.node),
+            "urgent": lambda: slurm(
+                "sbatch", "-p", "urgent", "-N4", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1"
+            ),
+            "limit": lambda: self._shorten(task),
+        }
+        with suppress(ProcessLookupError):
+            strikes[kind]()
+
+    def _running(self, trains: bool = False) -> list[tuple[queue.Task, int]]:
+        live = [task for task in queue.live([self._array]).values() if task.state == "RUNNING"]
+        found = [(task, worker_of(self._manifest, task.task)) for task in live if task.task is not None]
+        listening = [(task, process) for task, process in found if process is not None and listens(process)]
+        return [(task, process) for task, process in listening if not trains or self._log(task).endswith(" s left")]
+
+    def _log(self, task: queue.Task) -> str:
+        path = self._manifest.parent / "logs" / f"{task.task}.log"
+        return path.read_text().rstrip() if path.exists() else ""
+
+    def _fail(self, node: str) -> None:
+        """The node loses power: its daemon and all its jobs' processes are gone at once. Later it comes back."""
+        jobs = slurm("squeue", "-h", "-w", node, "-o", "%A").split()
+        pidfile = Path(os.environ["WINDTUNNEL_SLURM_DIR"], "run", f"slurmd-{node}.pid")
+        for process in (int(pidfile.read_text()), *processes_of(jobs)):
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        slurm("scontrol", "update", f"nodename={node}", "state=down", "reason=storm")
+        slurm(str(REPOSITORY / "SLURM" / "local" / "up.sh"))
+
+    def _shorten(self, task: queue.Task) -> None:
+        """Let the task's time be nearly up, so that SLURM itself warns it."""
+        before = self._log(task).count("SIGUSR2")
+        job = f"{task.job}_{task.task}"
+        slurm("scontrol", "update", f"jobid={job}", "timelimit=2")
+        until(
+            lambda: self._log(task).count("SIGUSR2") > before or self._log(task).endswith("exit code 0"),
+            "a warning",
+            90,
+        )
+        with suppress(subprocess.CalledProcessError):  # it was faster
+            slurm("scontrol", "update", f"jobid={job}", "timelimit=10")
+
+
+def test_a_storm_leaves_no_trace(tmp_path: Path) -> None:
+    calm = windtunnel("train", "-m", *SWEEP, f"results={tmp_path}", "study_name=calm")
+    patience = ("cluster.retries=50", "cluster.signal_s=100")
+    stormy = windtunnel("train", "-m", *SWEEP, *ON_CLUSTER, *patience, f"results={tmp_path}", "study_name=stormy")
+    ended(stormy)
+    submission = only_submission(tmp_path / "stormy")
+    storm = Storm(submission)
+    accidents = random.Random(1).sample(ACCIDENTS, len(ACCIDENTS))
+    for kind in accidents:
+        storm.strike(kind)
+    ended(calm)
+    array = jobs_of(submission)["array"]
+    restarts = sum(task.restarts for task in queue.live([array]).values())
+    until(lambda: not queue.live([array]), "the tasks to end")
+    (rows, curves), (expected, expected_curves) = content(tmp_path / "stormy"), content(tmp_path / "calm")
+    for row in expected:
+        row["study"] = "stormy"
+    assert rows == expected
+    assert curves.equals(expected_curves)
+    logs = "".join(path.read_text() for path in (submission / "logs").iterdir())
+    assert logs.count("checkpointed") >= 8, logs
+    print(f"{len(accidents)} accidents, {restarts} restarts of the tasks that were left, {len(rows)} trials")
