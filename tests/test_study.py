@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from harness import cli, study
 from harness.config import CONFIG_DIR
@@ -14,19 +16,23 @@ from harness.sweep import flatten, points_of, values_of
 from workloads.base import BadInput
 
 STUDIES = sorted(path.stem for path in (CONFIG_DIR / "study").glob("*.yaml"))
-SHRUNK = [
-    "study.base.budget={steps: 2, tokens: null, epochs: null}",
-    "study.base.evaluations=1",
-    "study.sweep.workload.width=[16,32]",
-    "study.sweep.seed=[0]",
-    "study.also=[]",
-]
+
+
+def shrunk(name: str) -> list[str]:
+    """Overrides that leave the first two values of every axis, one seed and two steps, of the smallest models."""
+    study = yaml.safe_load((CONFIG_DIR / "study" / f"{name}.yaml").read_text())
+    sweep = {key: values_of(key, axis)[:2] for key, axis in flatten(study["sweep"]).items()}
+    sweep |= {"seed": [0]} if "seed" in sweep else {}
+    sweep |= {key: small for key, small in (("workload.width", [16, 32]), ("budget.steps", [2, 4])) if key in sweep}
+    base = {key: value for key, value in flatten(study["base"]).items() if not key.startswith("budget.")}
+    base |= {"evaluations": 1} | ({} if "budget.steps" in sweep else {"budget.steps": 2})
+    return [f"study.base={json.dumps(base)}", f"study.sweep={json.dumps(sweep)}", "study.also=[]"]
 
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_study_runs_through(name: str, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two steps decide nothing: the claims must come out undecided, with a reason, and a report is still written."""
-    code = cli.run(study.main, [f"study={name}", *SHRUNK, f"results={results}"])
+    code = cli.run(study.main, [f"study={name}", *shrunk(name), f"results={results}"])
     assert code == 0, capsys.readouterr().err
     claims = read_json(results / name / "claims.json")
     assert claims
