@@ -10,6 +10,8 @@ import importlib
 from typing import Any
 
 _CLASSES = {
+    "ctr": "CTR",
+    "graph": "Graph",
     "image_mlp": "ImageMLP",
     "language_model": "LanguageModel",
     "regression": "Regression",

@@ -23,7 +23,7 @@ from workloads.base import Workload
 
 TUNING_SEED = 0
 FIRST_FRESH = 100  # seeds from here on report
-CHUNKS = 25  # evaluations at the shortest horizon; longer ones have as many a step, so that they share programs
+CHUNKS = 25  # longer horizons have as many evaluations a step, so that they share programs
 
 Rows = Mapping[str, Mapping[str, Any]]  # trial id -> row
 Train = Callable[[Sequence[Trial]], Rows]
@@ -52,12 +52,15 @@ class Setting:
 
 @dataclass(frozen=True)
 class Arena:
-    """settings by workload; the first setting of each workload is where it is scored. points, seeds: per method and setting."""
+    """settings by workload; the first setting of each workload is where it is scored. points, seeds: per method and setting.
+    chunks: evaluations at a workload's shortest horizon.
+    """
 
     settings: Mapping[str, Sequence[Setting]]
     points: int
     seeds: int
     schedule: str = "cosine"
+    chunks: int = CHUNKS
 
     @property
     def all(self) -> list[Setting]:
@@ -77,7 +80,7 @@ class Arena:
             parametrization=PARAMETRIZATIONS["sp"](),
             budget=Budget(steps=setting.steps),
             seed=seed,
-            evaluations=max(1, round(CHUNKS * ratio)),
+            evaluations=max(1, round(self.chunks * ratio)),
         )
 
 

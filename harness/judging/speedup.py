@@ -132,8 +132,17 @@ def speed_ups(size: float, ours: Losses, baseline: Losses, rng: np.random.Genera
         drawn = np.full(1, np.nan)
         if draws_ours is not None:
             drawn = _all_horizons(baseline.horizons, draws_theirs, draws_ours[:, h]) / horizon
-        intervals = (_interval(drawn, level) for level in (0.90, 0.95))
-        found.append(SpeedUp(size, horizon, value / horizon, *intervals, low / horizon, high / horizon))
+        found.append(
+            SpeedUp(
+                size=size,
+                horizon=horizon,
+                value=value / horizon,
+                ci90=_interval(drawn, 0.90),
+                ci95=_interval(drawn, 0.95),
+                low=low / horizon,
+                high=high / horizon,
+            )
+        )
     return found
 
 

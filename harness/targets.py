@@ -1,0 +1,174 @@
+"""Set a workload's targets as AlgoPerf does: tune four algorithms, run the best one again, take the median.
+
+    python -m harness.targets workload=image_mlp
+    python -m harness.targets workload=ctr algorithms=adamw,nadamw,nesterov,momentum points=20 seeds=5
+    python -m harness.targets workload=language_model fields.width=64 steps=400 on=loss relax=0.01
+
+workload: a family; fields.NAME: its settings. steps: the horizon (default: the family's own). algorithms: of the registry,
+each with as many quasi-random points of its search space. on: metric, or loss where the metric is too coarse. relax: share by
+which the target is made easier (of the median's distance from the trivial predictor, or where that is unknown of its size).
+
+The validation target is the median of the best configuration's seeds, the test target the worst test value of the half that met
+it. Targets are in steps, which no device changes; the hit probability says how many of the seeds reach the target, which for
+an unrelaxed median is about half. Trials are recorded under results/targets; writes OUT/<workload>.json (out=DIR; default
+conf/targets).
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from harness import cli, session
+from harness.config import CONFIG_DIR, WORKLOADS, RunConfig, schema
+from harness.engine.environment import code_version
+from harness.judging.contest import Arena, Method, Rows, Setting, Tuned, tune
+from harness.optimizers import OPTIMIZERS
+from harness.records.files import write_json
+from harness.transfer.plain import plain
+from harness.trial import Trial
+from harness.tuning import default_space
+from workloads.base import BadInput, Workload
+
+ALGORITHMS = "adamw,nadamw,nesterov,momentum"
+EVALUATIONS = 50  # at least, in a horizon
+
+
+@dataclass
+class TargetsConfig:
+    workload: str = ""
+    fields: dict[str, str] = field(default_factory=dict)
+    steps: int | None = None
+    algorithms: str = ALGORITHMS
+    points: int = 20
+    seeds: int = 5
+    on: str = "metric"
+    relax: float = 0.0
+    out: str = ""
+    results: str = "results"
+    devices: int | None = None
+
+
+def main(argv: list[str]) -> int:
+    """Entry point; returns the exit code. Raises BadInput."""
+    if cli.wants_help(argv):
+        print(cli.help_text(__doc__, TargetsConfig))
+        return 0
+    config = cli.parse(argv, TargetsConfig)
+    if config.on not in ("metric", "loss"):
+        raise BadInput(f"on={config.on} must be metric or loss")
+    if config.points < 2 or config.seeds < 2:
+        raise BadInput(f"points={config.points} and seeds={config.seeds} must be at least 2")
+    workload = _workload(config)
+    names = [word.strip() for word in config.algorithms.split(",") if word.strip()]
+    methods = [Method(name, OPTIMIZERS[name], default_space(OPTIMIZERS[name]())) for name in names]
+    setting = Setting(workload, config.steps or workload.default_steps)
+    arena = Arena({workload.name: [setting]}, config.points, config.seeds, chunks=min(EVALUATIONS, setting.steps))
+    run = OmegaConf.structured(RunConfig(results=config.results))
+    run.engine.devices = config.devices
+    session.configure(run)
+    store = session.store_of(run, "targets")
+
+    def train(trials: Sequence[Trial]) -> Rows:
+        for trial in trials:
+            trial.validate()
+        session.train(trials, run, store)
+        wanted = {trial.id for trial in trials}
+        return {row["trial"]: row for row in store.trials().to_pylist() if row["trial"] in wanted}
+
+    tuned = tune(methods, arena, train)
+    found = targets(tuned, train([trial for one in tuned for trial in one.trials]), config.on, config.relax)
+    path = Path(config.out or CONFIG_DIR / "targets") / f"{workload.name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, found)
+    shown = f"{found['validation_target']:.5g} ({found['algorithm']}), hit by {found['hit_probability']:.0%}"
+    print(f"validation target {shown}; {path}")
+    return 0
+
+
+def _workload(config: TargetsConfig) -> Workload:
+    if not config.workload:
+        raise BadInput(f"name a workload: workload=NAME, one of {', '.join(WORKLOADS)}")
+    cls = WORKLOADS[config.workload]
+    node = OmegaConf.structured(schema(cls, named=False))  # type: ignore[arg-type]
+    try:
+        for key, value in config.fields.items():
+            OmegaConf.update(node, key, value)
+        values = OmegaConf.to_container(node)
+    except OmegaConfBaseException as error:
+        raise BadInput(f"fields: {str(error).splitlines()[0]}") from None
+    assert isinstance(values, dict)
+    workload = cls(**{str(key): value for key, value in values.items()})
+    workload.validate()
+    return workload
+
+
+def targets(tuned: Sequence[Tuned], rows: Rows, on: str, relax: float) -> dict[str, Any]:
+    """The targets of one setting with their provenance, plain JSON types. Raises BadInput if every algorithm diverged."""
+    workload, steps = tuned[0].setting.workload, tuned[0].setting.steps
+    minimize = on == "loss" or workload.metric.direction == "minimize"
+    finals = {one.method.name: [_value(rows[t.id], f"final_{on}") for t in one.trials] for one in tuned}
+    middle = {name: _median(values, minimize) for name, values in finals.items()}
+    usable = {name: value for name, value in middle.items() if math.isfinite(value)}
+    if not usable:
+        raise BadInput(f"every algorithm diverged on {workload.name}; widen their search spaces or set more points")
+    best = (min if minimize else max)(usable, key=usable.__getitem__)
+    trivial = workload.trivial_metric() if on == "metric" else None
+    slack = relax * abs(usable[best] - trivial if trivial is not None else usable[best])
+    target = usable[best] + slack if minimize else usable[best] - slack
+    chosen = next(one for one in tuned if one.method.name == best)
+
+    def met(value: float) -> bool:
+        return value <= target if minimize else value >= target
+
+    tests = [_value(rows[t.id], f"test_{on}") for t in chosen.trials if met(_value(rows[t.id], f"final_{on}"))]
+    reached = [met(_value(rows[t.id], f"best_{on}")) for t in chosen.trials]
+    result: dict[str, Any] = plain(
+        {
+            "workload": workload.name,
+            "fields": {key: value for key, value in chosen.trials[0].config().items() if key.startswith("workload.")},
+            "steps": steps,
+            "metric": "loss" if on == "loss" else workload.metric.name,
+            "direction": "minimize" if minimize else "maximize",
+            "validation_target": target,
+            "test_target": (max if minimize else min)(tests),
+            "hit_probability": sum(reached) / len(reached),
+            "relax": relax,
+            "trivial": workload.trivial_metric(),
+            "oracle": workload.oracle_metric(),
+            "algorithm": best,
+            "configuration": dict(chosen.best),
+            "at_edge": dict(chosen.edges),
+            "finals": finals,
+            "points": len(chosen.points),
+            "seeds": [trial.seed for trial in chosen.trials],
+            "code": code_version(),
+            "date": datetime.now(UTC).date().isoformat(),
+        }
+    )
+    return result
+
+
+def _value(row: Mapping[str, Any], column: str) -> float:
+    value = row[column]
+    return math.nan if value is None else float(value)
+
+
+def _median(values: Sequence[float], minimize: bool) -> float:
+    """Of an even number the worse of the two in the middle; NaN if half or more are."""
+    finite = sorted((value for value in values if math.isfinite(value)), reverse=not minimize)
+    lost = len(values) - len(finite)
+    middle = len(values) // 2
+    return finite[middle] if middle < len(finite) and lost < len(values) / 2 else math.nan
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))
