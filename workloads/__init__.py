@@ -15,6 +15,7 @@ _CLASSES = {
     "image_mlp": "ImageMLP",
     "language_model": "LanguageModel",
     "regression": "Regression",
+    "translation": "Translation",
 }
 
 
