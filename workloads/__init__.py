@@ -15,6 +15,8 @@ _CLASSES = {
     "image_mlp": "ImageMLP",
     "language_model": "LanguageModel",
     "regression": "Regression",
+    "speech_conformer": "SpeechConformer",
+    "speech_deepspeech": "SpeechDeepSpeech",
     "translation": "Translation",
 }
 

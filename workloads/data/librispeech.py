@@ -1,0 +1,158 @@
+"""Recordings in the layout of LibriSpeech (Panayotov et al. 2015), of which the user has a copy:
+
+FOLDER/SPLIT/SPEAKER/CHAPTER/SPEAKER-CHAPTER-NUMBER.flac (or .wav)
+FOLDER/SPLIT/SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt, a line "SPEAKER-CHAPTER-NUMBER WORDS ..." for each recording
+
+where SPLIT begins with train, dev or test; all folders of a kind are taken together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import wave
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from workloads.base import BadInput
+
+PREFIXES = {"train": "train", "validation": "dev", "test": "test"}
+LAYOUT = "SPLIT/SPEAKER/CHAPTER/*.flac (or .wav) beside *.trans.txt, where SPLIT begins with train, dev or test"
+
+_FASTEST = 24.0  # letters a second, spaces included, that recognisers with 25 outputs a second can spell
+
+Stamp = tuple[str, int, int]  # path, bytes, modification time in ns: a changed file is another data set
+
+
+@dataclass(frozen=True, eq=False)
+class Recordings:
+    """For every split, sounds: int16 samples of each recording, and texts: its words, joined by one space."""
+
+    sounds: Mapping[str, list[np.ndarray]]
+    texts: Mapping[str, list[str]]
+    sample_rate: int
+    info: Mapping[str, Any]
+
+
+def stamps(folder: str) -> tuple[Stamp, ...]:
+    """Of every recording and transcript. Raises BadInput where a split has no folder or no transcript."""
+    root = Path(folder).expanduser()
+    if not folder or not root.is_dir():
+        raise BadInput(f"workload.data=path:{folder}: no folder there. Give a folder of {LAYOUT}")
+    files: list[Path] = []
+    for split, prefix in PREFIXES.items():
+        found = [path for path in sorted(root.glob(f"{prefix}*/*/*/*")) if path.is_file()]
+        if not any(path.name.endswith(".trans.txt") for path in found):
+            raise BadInput(
+                f"workload.data=path:{folder} has no {split} recordings: no {prefix}*/SPEAKER/CHAPTER/*.trans.txt. Expected "
+                f"{LAYOUT}"
+            )
+        files.extend(found)
+    return tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files)
+
+
+def read(folder: str, most: Mapping[str, int], milliseconds: int) -> Recordings:
+    """The first `most` recordings of each split, in the order of their paths, that last at most `milliseconds` and have at most
+    24 letters a second, the most that CTC with 25 outputs a second can spell.
+
+    Raises BadInput on a line without words, a missing, unreadable or stereo recording, two sample rates, or a split of
+    which nothing is left.
+    """
+    sounds: dict[str, list[np.ndarray]] = {split: [] for split in PREFIXES}
+    texts: dict[str, list[str]] = {split: [] for split in PREFIXES}
+    rates: dict[int, Path] = {}
+    left_out = {"too_long": 0, "too_fast": 0}
+    digest = hashlib.sha256()
+    for split, path, words in _spoken(Path(folder).expanduser()):
+        if len(sounds[split]) >= most[split]:
+            continue
+        sound, rate = _sound(path)
+        rates.setdefault(rate, path)
+        if 1000 * len(sound) > milliseconds * rate:
+            left_out["too_long"] += 1
+        elif rate * _outputs(words) > _FASTEST * len(sound):
+            left_out["too_fast"] += 1
+        else:
+            digest.update(sound.astype("<i2").tobytes() + words.encode())
+            sounds[split].append(sound)
+            texts[split].append(words)
+    for split, found in sounds.items():
+        if not found:
+            raise BadInput(
+                f"workload.data=path:{folder}: no {split} recording is left of {left_out}; raise "
+                f"workload.longest_ms={milliseconds}"
+            )
+    if len(rates) > 1:
+        raise BadInput(f"recordings differ in sample rate: {', '.join(f'{r} Hz in {p}' for r, p in rates.items())}")
+    info = {
+        "data": f"path:{folder}",
+        "sha256": digest.hexdigest(),
+        "utterances": {split: len(found) for split, found in sounds.items()},
+        "left_out": left_out,
+    }
+    return Recordings(sounds, texts, next(iter(rates)), info)
+
+
+def _outputs(words: str) -> int:
+    """How many outputs CTC needs: one a letter, and a blank between two of the same."""
+    return len(words) + sum(a == b for a, b in itertools.pairwise(words))
+
+
+def _spoken(root: Path) -> Iterator[tuple[str, Path, str]]:
+    """(split, recording, words), split by split in the order of the paths."""
+    for split, prefix in PREFIXES.items():
+        for transcript in sorted(root.glob(f"{prefix}*/*/*/*.trans.txt")):
+            for path, words in _lines(transcript):
+                yield split, path, words
+
+
+def _lines(transcript: Path) -> list[tuple[Path, str]]:
+    """(recording, words) of every line that is not empty."""
+    found: list[tuple[Path, str]] = []
+    for number, line in enumerate(transcript.read_text("utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        name, *words = line.split()
+        if not words:
+            raise BadInput(f"{transcript}:{number}: '{line}' must be the recording's name and its words")
+        candidates = [transcript.with_name(name + ending) for ending in (".flac", ".wav")]
+        path = next((path for path in candidates if path.is_file()), None)
+        if path is None:
+            raise BadInput(
+                f"{transcript}:{number} names '{name}', but neither {name}.flac nor {name}.wav lies beside it"
+            )
+        found.append((path, " ".join(words)))
+    return found
+
+
+def _sound(path: Path) -> tuple[np.ndarray, int]:
+    """Samples (n,) int16 and their rate in Hz."""
+    return _wav(path) if path.suffix == ".wav" else _flac(path)
+
+
+def _wav(path: Path) -> tuple[np.ndarray, int]:
+    try:
+        with wave.open(str(path)) as file:
+            if (file.getnchannels(), file.getsampwidth()) != (1, 2):
+                raise BadInput(f"'{path}' must hold one channel of 16-bit samples: convert it, or give .flac")
+            return np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.int16), file.getframerate()
+    except (wave.Error, EOFError) as error:
+        raise BadInput(f"'{path}' is not a readable WAV file ({error}): replace it") from None
+
+
+def _flac(path: Path) -> tuple[np.ndarray, int]:
+    try:
+        import soundfile
+    except ImportError:
+        raise BadInput(f"reading '{path}' needs the package soundfile: pip install soundfile, or give .wav") from None
+    try:
+        sound, rate = soundfile.read(str(path), dtype="int16")
+    except soundfile.LibsndfileError as error:
+        raise BadInput(f"'{path}' is not a readable FLAC file ({error}): replace it") from None
+    if sound.ndim != 1:
+        raise BadInput(f"'{path}' has {sound.shape[1]} channels: convert it to one")
+    return sound, int(rate)
