@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import random
 import shutil
+import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -44,6 +46,7 @@ from workloads.base import BadInput
 _BATCH = 16  # runs that are uploaded side by side, and asked for in one request
 _PAGE = 100  # runs that are asked for in one request
 _BLOCK = 256  # trials that are read from the records at a time
+_END = 5.0  # seconds that W&B's client gets to end by itself
 
 
 T = TypeVar("T")
@@ -167,10 +170,32 @@ class Online:
         self._api.flush()  # it remembers answers
 
     def _restart(self) -> None:
-        """W&B's client is a process of its own, which may have died: the next attempt starts another."""
+        """W&B's client is a process of its own, which may have died: the next attempt starts another.
+
+        Asked to end, it first goes on with what it has begun, for hours where the server is down; so it is given `_END`
+        seconds, and then killed: what the server has not confirmed is sent again anyway.
+        """
         self._api = None
-        with suppress(Exception):
-            self._wandb.teardown(1)
+        process = _process_of(self._wandb)
+        ended = threading.Thread(target=_tear_down, args=(self._wandb,), daemon=True)
+        ended.start()
+        ended.join(_END)
+        if ended.is_alive() and process is not None:
+            process.kill()
+            ended.join(_END)
+
+
+def _tear_down(wandb: Any) -> None:
+    with suppress(Exception, SystemExit):
+        wandb.teardown(1)
+
+
+def _process_of(wandb: Any) -> subprocess.Popen[bytes] | None:
+    """W&B's client process. The library keeps it to itself: where a later one keeps it elsewhere, there is none to kill."""
+    found = wandb.setup()
+    for name in ("_connection", "_proc", "_process"):
+        found = getattr(found, name, None)
+    return found if isinstance(found, subprocess.Popen) else None
 
 
 class Offline:

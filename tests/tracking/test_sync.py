@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import random
+import signal
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from harness.tracking import sync as module
 from harness.tracking.journal import FILE, Journal
-from harness.tracking.sync import Pace, Sync
-from harness.tracking.wandb_runs import version_of
+from harness.tracking.sync import Online, Pace, Sync
+from harness.tracking.wandb_runs import Destination, version_of
 from tests.tracking.recorded import record, trial_id
 
 
@@ -161,3 +166,33 @@ def test_a_trial_without_a_curve_is_mirrored(tmp_path: Path) -> None:
         path.unlink()
     target = FakeTarget()
     assert syncing(tmp_path, target).run().uploaded == 1
+
+
+class Stuck:
+    """W&B with a client process that does not end when asked to, as wandb-core 0.31 does while the server is down."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        self._connection = SimpleNamespace(_proc=SimpleNamespace(_process=self.process))
+
+    def setup(self) -> Stuck:
+        return self
+
+    def teardown(self, exit_code: int) -> None:
+        self.process.wait()
+
+
+def test_a_client_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_END", 0.1)
+    stuck = Stuck()
+    Online(stuck, Destination("windtunnel", None, "online", "study", "."), 1.0)._restart()
+    assert stuck.process.returncode == -signal.SIGKILL
+
+
+def test_the_client_process_is_found_in_the_installed_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    wandb.setup().ensure_service()
+    assert module._process_of(wandb) is not None
+    wandb.teardown()
