@@ -123,7 +123,7 @@ def test_mup_passes_the_coordinate_check_and_sp_fails() -> None:
             parametrization=parametrization,
             budget=Budget(steps=4),
         )
-        return coordinate_check(trial, widths, seeds=6).slopes
+        return coordinate_check(trial, widths, seeds=3).slopes
 
     slopes = check(PARAMETRIZATIONS["mup"](base_width=8))
     assert {name: slope for name, slope in slopes.items() if slope.verdict == "fail"} == {}

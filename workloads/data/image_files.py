@@ -1,0 +1,227 @@
+"""The user's own labelled images, in one of three layouts. No pickle is ever read.
+
+FOLDER/train/CLASS/*.png|jpg, FOLDER/val/CLASS/*, optionally FOLDER/test/CLASS/*     ImageNet's
+FILE.npz      train_images, train_labels, test_images, test_labels, optionally val_images and val_labels: (N, S, S) or
+              (N, S, S, C) uint8, and (N,) or (N, 1) integers
+FOLDER/data_batch_*.bin, FOLDER/test_batch.bin     CIFAR-10's binary version
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from workloads.base import BadInput
+from workloads.data.image_set import SPLITS, ImageSet, Split, build, held_out, spread
+
+LAYOUTS = (
+    "a folder with train/CLASS/*.png and val/CLASS/*.png (or .jpg), an .npz file with train_images, train_labels, "
+    "test_images and test_labels, or a folder with CIFAR-10's data_batch_*.bin and test_batch.bin"
+)
+SUFFIXES = (".png", ".jpg", ".jpeg")
+MOST_BYTES = 2**31  # of pixels: all splits lie in memory
+_CIFAR_SIDE, _CIFAR_CLASSES = 32, 10
+_CIFAR_RECORD = 1 + 3 * _CIFAR_SIDE**2
+_MOST_HELD_OUT = 0.1  # of the training images, where no file is for validation
+_Listing = tuple[list[Path], np.ndarray]
+
+
+def load(written: str, size: int, validation: int) -> ImageSet:
+    """The images below the path `written`. Arguments as in workloads.data.images.load_images.
+
+    Raises BadInput naming the fix for missing, unreadable, malformed or unequal files.
+    """
+    path = Path(written).expanduser()
+    if not written or not path.exists():
+        raise BadInput(f"workload.data=path:{written} does not exist. Give {LAYOUTS}")
+    if path.is_file():
+        return _load_npz(path, size, validation)
+    if any(path.glob("*.bin")):
+        return _load_cifar(path, size, validation)
+    if (path / "train").is_dir():
+        return _load_folder(path, size, validation)
+    if any(path.glob("data_batch_*")):
+        raise BadInput(
+            f"workload.data=path:{written} holds CIFAR-10's Python version, whose pickles are never read: download the "
+            f"binary version (data_batch_1.bin ... test_batch.bin)"
+        )
+    raise BadInput(f"workload.data=path:{written} has no layout known here. Give {LAYOUTS}")
+
+
+# --- image files
+
+
+def _load_folder(root: Path, size: int, validation: int) -> ImageSet:
+    names = sorted(entry.name for entry in (root / "train").iterdir() if entry.is_dir() and entry.name[0] != ".")
+    if len(names) < 2:
+        raise BadInput(f"'{root / 'train'}' has {len(names)} class folders; at least 2 are needed: train/CLASS/*.png")
+    listed = {"train": _listing(root / "train", names), "validation": _listing(root / "val", names)}
+    rule = "by folder"
+    if (root / "test").is_dir():
+        listed["test"] = _listing(root / "test", names)
+    else:
+        files, labels = listed["validation"]
+        listed["validation"], listed["test"] = (files[::2], labels[::2]), (files[1::2], labels[1::2])
+        rule = "by folder; test is every second image of val (there is no folder test)"
+    files, labels = listed["validation"]
+    kept = spread(np.arange(len(files)), validation)
+    listed["validation"] = [files[row] for row in kept], labels[kept]
+    _check_bytes(sum(len(files) for files, _ in listed.values()) * 3 * size * size, root)
+    splits = {split: (_read_all(listed[split][0], size), listed[split][1]) for split in SPLITS}
+    info = {"data": "image folder", "class_names": names, "split": rule}
+    return _built(splits, len(names), info, root)
+
+
+def _listing(folder: Path, names: Sequence[str]) -> _Listing:
+    """The image files of every class folder, in order, and their labels."""
+    if not folder.is_dir():
+        raise BadInput(f"there is no folder '{folder}'. Give {LAYOUTS}")
+    strange = {entry.name for entry in folder.iterdir() if entry.is_dir()} - set(names)
+    if strange:
+        raise BadInput(f"'{folder}' has class folders that train/ lacks: {', '.join(sorted(strange)[:5])}; rename them")
+    files: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(names):
+        entries = sorted((folder / name).iterdir()) if (folder / name).is_dir() else []
+        found = [file for file in entries if file.suffix.lower() in SUFFIXES and file.name[0] != "."]
+        files += found
+        labels += [label] * len(found)
+    return files, np.array(labels, np.int32)
+
+
+def _read_all(files: Sequence[Path], size: int) -> np.ndarray:
+    """(N, size, size, 3) uint8: scaled so that the shorter side fits, and cropped at the centre."""
+    try:
+        from PIL import Image, ImageOps
+    except ImportError:
+        raise BadInput("folders of images are read with the package Pillow: pip install pillow") from None
+    pixels = np.empty((len(files), size, size, 3), np.uint8)
+    for row, file in enumerate(files):
+        try:
+            with Image.open(file) as image:
+                pixels[row] = np.asarray(ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BILINEAR))
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise BadInput(f"image '{file}' cannot be read ({error}): write it again as PNG or JPEG") from None
+    return pixels
+
+
+# --- arrays
+
+
+def _load_npz(path: Path, size: int, validation: int) -> ImageSet:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, AttributeError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise BadInput(f"'{path}' is no .npz of plain arrays ({error}). Give {LAYOUTS}") from None
+    splits = {"train": _arrays(arrays, "train", path), "test": _arrays(arrays, "test", path)}
+    rule = "by array name"
+    if "val_images" in arrays:
+        images, labels = _arrays(arrays, "val", path)
+        kept = spread(np.arange(len(labels)), validation)
+        splits["validation"] = images[kept], labels[kept]
+    else:
+        splits["train"], splits["validation"], rule = _hold_out(splits["train"], validation)
+    for images, _ in splits.values():
+        _check_side(images.shape[1:3], size, path)
+    if len({images.shape[3] for images, _ in splits.values()}) > 1:
+        raise BadInput(f"the splits of '{path}' have different numbers of channels: store all in one way")
+    classes = 1 + max(int(labels.max(initial=0)) for _, labels in splits.values())
+    return _built(splits, classes, {"data": "npz", "split": rule}, path)
+
+
+def _arrays(arrays: dict[str, np.ndarray], split: str, path: Path) -> Split:
+    names = f"{split}_images", f"{split}_labels"
+    missing = [name for name in names if name not in arrays]
+    if missing:
+        raise BadInput(f"'{path}' has no array {missing[0]}; it holds {', '.join(sorted(arrays))}. Give {LAYOUTS}")
+    images, labels = (arrays[name] for name in names)
+    if images.dtype != np.uint8 or images.ndim not in (3, 4):
+        raise BadInput(
+            f"{names[0]} in '{path}' is {images.dtype} of shape {images.shape}: store uint8 of shape (N, S, S) or (N, S, S, C)"
+        )
+    if labels.shape not in ((len(images),), (len(images), 1)) or not np.issubdtype(labels.dtype, np.integer):
+        raise BadInput(
+            f"{names[1]} in '{path}' is {labels.dtype} of shape {labels.shape}: store one integer for each of the "
+            f"{len(images)} images"
+        )
+    if labels.min(initial=0) < 0:
+        raise BadInput(f"{names[1]} in '{path}' holds {labels.min()}: number the classes from 0")
+    return images.reshape(*images.shape[:3], -1), labels.reshape(-1).astype(np.int32)
+
+
+# --- CIFAR-10's binary version
+
+
+def _load_cifar(root: Path, size: int, validation: int) -> ImageSet:
+    """Records of a label byte and 3 x 32 x 32 bytes, colour by colour (Krizhevsky 2009)."""
+    batches, test = sorted(root.glob("data_batch_*.bin")), root / "test_batch.bin"
+    if not batches or not test.is_file():
+        raise BadInput(f"'{root}' lacks {'test_batch.bin' if batches else 'data_batch_*.bin'}. Give {LAYOUTS}")
+    _check_side((_CIFAR_SIDE, _CIFAR_SIDE), size, root)
+    parts = [_cifar_batch(file) for file in batches]
+    whole = np.concatenate([images for images, _ in parts]), np.concatenate([labels for _, labels in parts])
+    train, held, rule = _hold_out(whole, validation)
+    splits = {"train": train, "validation": held, "test": _cifar_batch(test)}
+    return _built(splits, _CIFAR_CLASSES, {"data": "CIFAR-10, binary version", "split": rule}, root)
+
+
+def _cifar_batch(file: Path) -> Split:
+    try:
+        content = np.fromfile(file, np.uint8)
+    except OSError as error:
+        raise BadInput(f"'{file}' cannot be read ({error.strerror}): make it readable") from None
+    if not len(content) or len(content) % _CIFAR_RECORD:
+        raise BadInput(
+            f"'{file}' has {len(content)} bytes, not a multiple of {_CIFAR_RECORD}: it is truncated or no CIFAR-10 batch, "
+            f"download the binary version again"
+        )
+    records = content.reshape(-1, _CIFAR_RECORD)
+    labels = records[:, 0].astype(np.int32)
+    if labels.max() >= _CIFAR_CLASSES:
+        raise BadInput(
+            f"'{file}' has label {labels.max()}, but CIFAR-10 has 10 classes: download the binary version again"
+        )
+    images = records[:, 1:].reshape(-1, 3, _CIFAR_SIDE, _CIFAR_SIDE).transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(images), labels
+
+
+# --- what all layouts share
+
+
+def _hold_out(train: Split, validation: int) -> tuple[Split, Split, str]:
+    """Training and validation images, as many of every class as there are, and the rule in words."""
+    images, labels = train
+    chosen = held_out(labels, min(validation / max(len(labels), 1), _MOST_HELD_OUT))
+    rule = f"validation is {int(chosen.sum())} of the training images, by class and a fixed shuffle"
+    return (images[~chosen], labels[~chosen]), (images[chosen], labels[chosen]), rule
+
+
+def _built(splits: dict[str, Split], classes: int, info: Mapping[str, object], path: Path) -> ImageSet:
+    for split in SPLITS:
+        if not len(splits[split][1]):
+            raise BadInput(f"'{path}' leaves no image for the {split} split: add some. Give {LAYOUTS}")
+    _check_bytes(sum(images.nbytes for images, _ in splits.values()), path)
+    return build(splits, classes, info)
+
+
+def _check_side(found: tuple[int, ...], size: int, path: Path) -> None:
+    if found == (size, size):
+        return
+    if found[0] != found[1]:
+        raise BadInput(f"the images in '{path}' have {found[0]} x {found[1]} pixels: store square ones")
+    raise BadInput(
+        f"the images in '{path}' have {found[0]} x {found[1]} pixels, not {size} x {size}: set "
+        f"workload.image_size={found[0]}"
+    )
+
+
+def _check_bytes(pixels: int, path: Path) -> None:
+    if pixels > MOST_BYTES:
+        raise BadInput(
+            f"the images in '{path}' take {pixels / 2**30:.1f} GiB, more than {MOST_BYTES / 2**30:g}, and all must lie in "
+            f"memory: lower workload.image_size or give fewer"
+        )

@@ -1,0 +1,182 @@
+"""Magnetic resonance images and their undersampled measurements, made from complex images or read from fastMRI's files.
+
+k-space is the centred, orthonormal Fourier transform of a complex image. A measurement keeps a few of its columns (a
+Cartesian mask); putting zeros in place of the others and transforming back gives the zero-filled image, which a model is to
+repair. Images are magnitudes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from workloads.base import BadInput
+from workloads.data.corpus import SPLITS
+
+CENTRE = 0.08  # share of the columns that is always measured, as in fastMRI
+_AXES = (-2, -1)
+_SHARES = (0.8, 0.1, 0.1)  # of the files of a folder, in the order of SPLITS
+Stamp = tuple[str, int, int]  # path, bytes, modification time in ns
+LAYOUT = (
+    "a folder of fastMRI single-coil volumes, *.h5, each with `kspace` (slices, height, width), complex, and "
+    "`reconstruction_esc` or `reconstruction_rss` (slices, height, width)"
+)
+
+
+@dataclass(frozen=True)
+class Scans:
+    """images: (N, S, S) complex64, fully sampled. peak: (N,) float32, the data range that SSIM is measured with."""
+
+    images: np.ndarray
+    peak: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class ScanSet:
+    """Scans by split, and what is recorded of them."""
+
+    splits: Mapping[str, Scans]
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+
+def to_kspace(images: np.ndarray) -> np.ndarray:
+    """(..., S, S) complex -> (..., S, S), lowest frequency in the middle."""
+    shifted = np.fft.fft2(np.fft.ifftshift(images, axes=_AXES), norm="ortho")
+    return np.fft.fftshift(shifted, axes=_AXES)
+
+
+def to_images(kspace: np.ndarray) -> np.ndarray:
+    """The inverse of `to_kspace`."""
+    shifted = np.fft.ifft2(np.fft.ifftshift(kspace, axes=_AXES), norm="ortho")
+    return np.fft.fftshift(shifted, axes=_AXES)
+
+
+def centre_columns(columns: int) -> slice:
+    """The columns that every mask measures: 8% of them, at least one."""
+    count = max(1, round(CENTRE * columns))
+    first = (columns - count + 1) // 2
+    return slice(first, first + count)
+
+
+def masks(rng: np.random.Generator, count: int, columns: int, acceleration: int) -> np.ndarray:
+    """(count, columns) booleans: columns / acceleration measured ones each, the centre and others at random."""
+    score = rng.random((count, columns))
+    score[:, centre_columns(columns)] += 1.0
+    rank = np.argsort(np.argsort(-score, axis=1), axis=1)
+    return rank < columns // acceleration
+
+
+def zero_filled(images: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """(N, S, S) complex and (N, S) masks of columns -> (N, S, S) float32 magnitudes."""
+    return np.abs(to_images(to_kspace(images) * mask[:, None, :])).astype(np.float32)
+
+
+def resized(images: np.ndarray, size: int) -> np.ndarray:
+    """(..., H, W) complex -> (..., size, size) by keeping the middle of k-space, H and W at least `size`; means are kept."""
+    height, width = images.shape[-2:]
+    middle = to_kspace(images)[(..., _middle(height, size), _middle(width, size))]
+    return to_images(middle) * (size / np.sqrt(height * width))
+
+
+def _middle(length: int, size: int) -> slice:
+    first = length // 2 - size // 2
+    return slice(first, first + size)
+
+
+def stamps(folder: Path) -> tuple[Stamp, ...]:
+    """Of all files that `load_folder` reads, so that a changed folder is another data set. Raises BadInput as it does."""
+    found = []
+    for path in _files(folder):
+        stat = path.stat()
+        found.append((str(path), stat.st_size, stat.st_mtime_ns))
+    return tuple(found)
+
+
+def load_folder(folder: Path, size: int, most: Mapping[str, int]) -> ScanSet:
+    """The volumes below a folder (see LAYOUT), whole files in one split each: 80/10/10 by the SHA-256 of their names.
+
+    A slice is brought to the field of view of the file's reconstruction, as fastMRI does, by cropping the middle of the fully
+    sampled image, and then to size x size pixels by cropping k-space; its magnitude is the target (at full size it is
+    `reconstruction_esc`). peak is the file's attribute `max`, else the largest magnitude of the volume.
+    most: split -> the most slices it may have. Raises BadInput on missing or malformed files, or fewer than three.
+    """
+    files = _files(folder)
+    ends = np.round(np.cumsum(_SHARES) * len(files)).astype(int)
+    ends = np.maximum.accumulate(np.minimum(np.maximum(ends, [1, 2, 3]), len(files) - np.array([2, 1, 0])))
+    chosen = dict(zip(SPLITS, np.split(np.array(files, dtype=object), ends[:-1]), strict=True))
+    splits = {split: _read_all(list(chosen[split]), size, most[split]) for split in SPLITS}
+    info = {
+        "source": "fastMRI files",
+        "files": {split: [path.name for path in chosen[split]] for split in SPLITS},
+        "slices": {split: len(scans.peak) for split, scans in splits.items()},
+        "sha256": fingerprint(splits),
+    }
+    return ScanSet(splits, info)
+
+
+def _files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise BadInput(f"no folder '{folder}': write data=path:FOLDER with {LAYOUT}")
+    files = sorted(folder.rglob("*.h5"), key=lambda path: hashlib.sha256(path.name.encode()).hexdigest())
+    if len(files) < len(SPLITS):
+        raise BadInput(
+            f"'{folder}' has {len(files)} files *.h5, at least {len(SPLITS)} are needed: one a split; it must be {LAYOUT}"
+        )
+    return files
+
+
+def fingerprint(splits: Mapping[str, Scans]) -> str:
+    """SHA-256 of all images."""
+    digest = hashlib.sha256()
+    for split in SPLITS:
+        digest.update(np.ascontiguousarray(splits[split].images, "<c8").data)
+    return digest.hexdigest()
+
+
+def _read_all(files: Sequence[Path], size: int, most: int) -> Scans:
+    images: list[np.ndarray] = []
+    peaks: list[np.ndarray] = []
+    for path in files:
+        if sum(map(len, images)) >= most:
+            break
+        volume, peak = _read(path, size)
+        images.append(volume)
+        peaks.append(np.full(len(volume), peak, np.float32))
+    return Scans(np.concatenate(images)[:most].astype(np.complex64), np.concatenate(peaks)[:most])
+
+
+def _read(path: Path, size: int) -> tuple[np.ndarray, float]:
+    """(slices, size, size) complex images and their data range."""
+    try:
+        import h5py
+    except ImportError:
+        raise BadInput("reading fastMRI files needs the package h5py: pip install h5py") from None
+    try:
+        with h5py.File(path, "r") as file:
+            names = [name for name in ("reconstruction_esc", "reconstruction_rss") if name in file]
+            if "kspace" not in file or not names:
+                raise BadInput(
+                    f"'{path}' has {', '.join(sorted(file)) or 'nothing'} in it; data=path:FOLDER must be {LAYOUT}"
+                )
+            kspace, field_of_view = np.asarray(file["kspace"]), file[names[0]].shape[-2:]
+            peak = float(file.attrs.get("max", 0.0))
+    except OSError as error:
+        raise BadInput(f"'{path}' is no readable HDF5 file ({error}); data=path:FOLDER must be {LAYOUT}") from None
+    if kspace.ndim != 3 or not np.iscomplexobj(kspace) or not len(kspace):
+        raise BadInput(
+            f"'{path}' has a kspace of shape {kspace.shape}, {kspace.dtype}: single-coil volumes are (slices, height, width), "
+            f"complex"
+        )
+    if min(*field_of_view) < size or any(f > k for f, k in zip(field_of_view, kspace.shape[1:], strict=True)):
+        raise BadInput(
+            f"'{path}' has {kspace.shape[1:]} k-space and {tuple(field_of_view)} reconstructions: the reconstructions must "
+            f"be no larger than k-space, and at least workload.image_size={size}"
+        )
+    rows, columns = (_middle(k, f) for k, f in zip(kspace.shape[1:], field_of_view, strict=True))
+    volume = resized(to_images(kspace)[:, rows, columns], size)
+    return volume, peak or float(np.abs(volume).max())
