@@ -149,6 +149,7 @@ class TrialConfig:
     evaluations: int = _defaults["evaluations"]
     divergence_factor: float = _defaults["divergence_factor"]
     precision: str = _defaults["precision"]
+    keep_norms: bool = _defaults["keep_norms"]
     probes: list[str] = field(default_factory=list)
 
 
@@ -181,7 +182,8 @@ class StudyConfig:
 
     base: overrides of the trial's defaults, nested. sweep: key -> list of values, {log2: [low, high]} (octaves, optional
     third entry: step) or {range: [first, last]}; the sweep is their product. also: further products, each the sweep's with
-    some axes replaced. rerun: fresh seeds on which each scale's
+    some axes replaced. scales: name -> what `scale=NAME` changes: entries of base and sweep one by one, other parts whole.
+    rerun: fresh seeds on which each scale's
     fitted best learning rate is trained again (and other keys, to rerun only matching series); laws are then fitted to
     these losses, because who chooses is not who reports. predict: one larger scale.
     """
@@ -191,6 +193,7 @@ class StudyConfig:
     base: dict[str, Any] = field(default_factory=dict)
     sweep: dict[str, Any] = field(default_factory=dict)
     also: list[Any] = field(default_factory=list)
+    scales: dict[str, Any] = field(default_factory=dict)
     rerun: dict[str, Any] = field(default_factory=dict)
     predict: dict[str, Any] = field(default_factory=dict)
     analyses: list[Any] = field(default_factory=list)
@@ -199,9 +202,15 @@ class StudyConfig:
 
 @dataclass
 class StudyRunConfig(RunConfig):
-    """`harness.study`: a named study."""
+    """`harness.study`: a named study.
+
+    scale: one of the study's scales, such as gpu; its results go to results/<study.name>_<scale>. extend: train what undecided
+    learning-rate transfers ask for, and look again.
+    """
 
     study: StudyConfig = MISSING
+    scale: str | None = None
+    extend: bool = False
 
 
 def register_schemas() -> None:
@@ -245,6 +254,8 @@ def compose_study(arguments: Sequence[str]) -> DictConfig:
     (Hydra's own overrides would merge an axis such as {log2: ...} into the one that it is to replace.)
     """
     config = compose_config("study", [word for word in arguments if not word.startswith("study.")])
+    if config.scale is not None:
+        _rescale(config.study, config.scale)
     known = [f.name for f in dataclasses.fields(StudyConfig)]
     for word in arguments:
         key, equals, value = word.partition("=")
@@ -257,6 +268,19 @@ def compose_study(arguments: Sequence[str]) -> DictConfig:
         except (OmegaConfBaseException, yaml.YAMLError) as error:
             raise BadInput(f"{word}: {str(error).splitlines()[0]}") from None
     return config
+
+
+def _rescale(study: DictConfig, scale: str) -> None:
+    """Change the study to one of its scales. Raises BadInput if it has no such scale."""
+    if scale not in study.scales:
+        raise BadInput(f"study '{study.name}' has no scale '{scale}'. {nearest(scale, study.scales)}")
+    for part, changes in study.scales[scale].items():
+        if part in ("base", "sweep"):  # dotted keys and nested ones are the same key; the later one counts
+            entries = {**OmegaConf.to_container(study[part]), **OmegaConf.to_container(changes)}  # type: ignore[dict-item]
+            OmegaConf.update(study, part, entries, merge=False)
+        else:
+            OmegaConf.update(study, part, changes, merge=False)
+    study.name = f"{study.name}_{scale}"
 
 
 def explain(name: str, overrides: Iterable[str], error: Exception) -> BadInput:

@@ -5,6 +5,8 @@
     python -m harness.study study=quickstart study.sweep.seed=[0,1,2] study.name=three_seeds
     python -m harness.study study=quickstart hydra/launcher=slurm cluster=cpu          # as SLURM jobs; wait=true follows them
     python -m harness.study status study=quickstart                                    # how its jobs stand
+    python -m harness.study study=lr_width extend=true    # and train what undecided transfers ask for, in up to 3 rounds
+    python -m harness.study study=lr_width scale=gpu      # the larger setting that the study names for a GPU
 
 Results go to results/<study.name>: study.yaml, trials.parquet, curves, transfer.json, fit.json, prediction.json,
 checks.json, claims.json, report.html. Running it again trains only what is missing. Exit code 1: a claim is refuted.
@@ -43,6 +45,7 @@ from harness.checks.run import checks_of, run_checks
 from harness.claims import Findings, check_claims, validate
 from harness.config import StudyConfig, compose_study, options
 from harness.engine import devices
+from harness.extension import ROUNDS, extension
 from harness.launchers.slurm import launcher
 from harness.launchers.slurm.submit import Submitted, preview, require, settled
 from harness.launchers.slurm.tasks import task_devices
@@ -88,7 +91,7 @@ def main(argv: list[str]) -> int:
     _write_study(store, config, trials)
     train = functools.partial(_submit if on_slurm else _train, study, config, store, argv)
     try:
-        outcome = investigate(study, points, train, store.root)
+        outcome = investigate(study, points, train, store.root, ROUNDS if config.extend else 0)
     except Submitted as submitted:
         return launcher.finish(submitted.folders, config, store)
     write_outcome(store.root, outcome)
@@ -111,14 +114,27 @@ class Outcome:
 
 
 def investigate(
-    study: StudyConfig, points: Sequence[Point], train: Callable[[Sequence[Point]], list[Cell]], root: Path
+    study: StudyConfig,
+    points: Sequence[Point],
+    train: Callable[[Sequence[Point]], list[Cell]],
+    root: Path,
+    rounds: int = 0,
 ) -> Outcome:
     """Sweep, choose, rerun on fresh seeds, fit, predict, train what was predicted, judge.
 
     train: points -> each with its row. The prediction is written under `root` before `train` sees its points.
+    rounds: how often the sweep may be extended by what undecided transfers ask for.
     """
     swept = train(points)
     found = transfers(study, swept)
+    axis = settings_of(study)[0]
+    for _ in range(rounds if axis else 0):
+        more = extension(points, found, str(axis))
+        if not more:
+            break
+        points = [*points, *more]
+        swept = [*swept, *train(more)]
+        found = transfers(study, swept)
     rerun = train(rerun_points(study, points, found))
     predicted: list[Cell] = []
     fitted, reasons = laws(study, found, swept, rerun)

@@ -11,17 +11,19 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from harness import components
 from harness.budget import Budget, Rates, evaluation_steps, steps_of
 from harness.optimizers.base import Optimizer
+from harness.optimizers.normalisation import refuse_unnormalised
 from harness.parametrizations.base import Parametrization, scales
 from harness.parametrizations.rescale import Run
 from harness.probes.base import PROBES
 from harness.registry import nearest
 from harness.schedules.base import Schedule
-from workloads.base import BadInput, Workload
+from workloads.base import Array, BadInput, Params, Workload
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -38,6 +40,7 @@ class Static:
     schedule: Schedule
     precision: str
     capacity: int
+    keep_norms: bool = False
     probes: tuple[str, ...] = ()
 
 
@@ -65,8 +68,9 @@ class Trial:
 
     evaluations: how often the validation split is evaluated, evenly spread, the last time at the horizon.
     data_seed: which batches are seen, and in what order (null: the seed's). divergence_factor: a training loss above this
-    multiple of the first step's loss (or a non-finite one) ends the trial as diverged. probes: names of what is measured on
-    the model at every evaluation (harness.probes).
+    multiple of the first step's loss (or a non-finite one) ends the trial as diverged. keep_norms: every
+    matrix keeps its initial norm (Normalize-and-Project; the model must normalise before every nonlinearity). probes: names of
+    what is measured on the model at every evaluation (harness.probes).
     """
 
     name: ClassVar[str] = "trial"
@@ -81,6 +85,7 @@ class Trial:
     evaluations: int = 10
     divergence_factor: float = 10.0
     precision: str = "float32"
+    keep_norms: bool = False
     probes: tuple[str, ...] = ()
 
     def validate(self) -> None:
@@ -101,9 +106,23 @@ class Trial:
                 raise BadInput(f"{seed}={getattr(self, seed)} must lie in [0, 2^31)")
         for probe in self.probes:
             PROBES[probe]
+        if self.keep_norms:
+            self._require_normalisation()
         self.schedule.check_lengths(self.lengths(), self.horizon)
         scales(self.parametrization, self.workload, components.erase(self.optimizer))
         self.rescaled_optimizer()
+
+    def _require_normalisation(self) -> None:
+        """Raise BadInput if the projection of matrices would change what the model can express."""
+        shapes = {name: (array.shape, array.dtype) for name, array in self.workload.load().arrays.items()}
+        key, step = jax.random.key(0), np.int32(0)
+
+        def loss(params: Params, output_scale: Array) -> Array:
+            data = {name: jnp.zeros(shape, dtype) for name, (shape, dtype) in shapes.items()}
+            workload = self.workload.replace(output_scale=output_scale)
+            return workload.loss(params, workload.batch(data, key, step), key)[0]
+
+        refuse_unnormalised(loss, jax.eval_shape(self.workload.init, key))
 
     def config(self) -> dict[str, Any]:
         """The canonical configuration, flat: "workload" is a name, "workload.width" its field, and so on."""
@@ -111,10 +130,7 @@ class Trial:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if not dataclasses.is_dataclass(value):
-                if field.name != "probes":
-                    flat[field.name] = value
-                elif value:  # a trial without probes is the one it was before there were any
-                    flat[field.name] = ",".join(value)
+                flat[field.name] = ",".join(value) if isinstance(value, tuple) else value
                 continue
             config = components.as_config(value)
             name = config.pop("name")
@@ -170,6 +186,7 @@ class Trial:
             schedule=dataclasses.replace(components.erase(self.schedule), **dict.fromkeys(self.schedule.durations, "")),
             precision=self.precision,
             capacity=1 << int(longest - 1).bit_length(),
+            keep_norms=self.keep_norms,
             probes=self.probes,
         )
 

@@ -26,7 +26,8 @@ class LanguageModel(Workload):
 
     corpus: "stdlib" (the running Python's own source), "zipf_markov" (known entropy rate), a text file or folder, or
     `.bin` uint16 token shards. context: tokens per sequence. heads: attention heads; the head size is width / heads.
-    qk_norm: RMS-normalise queries and keys. z_loss: weight of log(Z)^2. tied_embeddings: readout = embedding transposed.
+    qk_norm: RMS-normalise queries and keys. hidden_norm: and the hidden layer of the MLP; with both, a normalisation precedes
+    every nonlinearity. z_loss: weight of log(Z)^2. tied_embeddings: readout = embedding transposed.
     evaluation_sequences: held-out sequences per evaluation, spread evenly over the split.
     Shapes below: B batch, T context, W width, H heads, K = W / H, V vocabulary.
     """
@@ -38,6 +39,7 @@ class LanguageModel(Workload):
     context: int = 64
     heads: int = 4
     qk_norm: bool = False
+    hidden_norm: bool = False
     tied_embeddings: bool = False
     z_loss: float = 0.0
     evaluation_sequences: int = 128
@@ -176,7 +178,7 @@ class LanguageModel(Workload):
             attention = self._attention(block, rms_norm(x, block["attention_norm"]), attend)
             tap(f"attention_{layer}", attention)
             x = x + branch * attention
-            mlp = _mlp(block, rms_norm(x, block["mlp_norm"]))
+            mlp = self._mlp(block, rms_norm(x, block["mlp_norm"]))
             tap(f"mlp_{layer}", mlp)
             x = x + branch * mlp
         readout = params["embedding"].T if self.tied_embeddings else params["readout"]
@@ -198,6 +200,10 @@ class LanguageModel(Workload):
         by_time = jnp.swapaxes(mixed.reshape(-1, self.width, self.context), 1, 2)
         return matmul(by_time.reshape(-1, self.width), block["attention_out"])
 
+    def _mlp(self, block: Params, x: Array) -> Array:
+        hidden = matmul(x, block["mlp_in"])
+        return matmul(jax.nn.gelu(rms_norm(hidden) if self.hidden_norm else hidden), block["mlp_out"])
+
     def matmul_flops(self) -> float:
         """Forward: 2 FLOPs per weight and token, and 2 x 2 T W per token and layer for scores and mixing. Backward: twice."""
         tokens = self.batch_size * self.context
@@ -214,7 +220,3 @@ def _sequences(tokens: Array, starts: Array, context: int) -> Array:
 def _pick(logits: Array, targets: Array) -> Array:
     """The logit of each target: (N, V) and N targets of any shape -> (N,)."""
     return jnp.take_along_axis(logits, targets.reshape(-1, 1).astype(jnp.int32), axis=-1)[:, 0]
-
-
-def _mlp(block: Params, x: Array) -> Array:
-    return matmul(jax.nn.gelu(matmul(x, block["mlp_in"])), block["mlp_out"])

@@ -3,7 +3,9 @@
 from harness.checks import (  # noqa: F401
     batch_exponent,
     coordinates,
+    edge_of_stability,
     effective_rate,
+    generalization,
     instability,
     sensitivity,
     sharpness,

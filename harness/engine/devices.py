@@ -18,9 +18,6 @@ _CPU_FLAGS = {"xla_cpu_multi_thread_eigen": "false"}
 # XLA runs programs on a pool of $NPROC threads (default: the cores). A loop or branch that waits for a part of itself holds
 # its thread, and with as many devices as threads all may wait for ever: a pool of 2 was seen to on 2 devices, one of 4 not.
 _THREADS_PER_DEVICE = 4
-# XLA runs programs on a pool of $NPROC threads (default: the cores). A loop or branch that waits for a part of itself holds
-# its thread, and with as many devices as threads all may wait for ever: a pool of 2 was seen to on 2 devices, one of 4 not.
-_THREADS_PER_DEVICE = 4
 _CACHE_HITS = "/jax/compilation_cache/cache_hits"
 _CACHE_MISSES = "/jax/compilation_cache/cache_misses"
 _MEMORY_SHARE = 0.6
@@ -36,7 +33,6 @@ def configure(devices: int | None = None, cache: Path | None = None) -> None:
     given = os.environ.get("XLA_FLAGS", "")
     ours = [f"--{flag}={value}" for flag, value in _CPU_FLAGS.items() if flag not in given]
     os.environ["XLA_FLAGS"] = " ".join([given, *ours]).strip()
-    os.environ.setdefault("NPROC", str(_THREADS_PER_DEVICE * (devices or len(os.sched_getaffinity(0)))))
     os.environ.setdefault("NPROC", str(_THREADS_PER_DEVICE * (devices or len(os.sched_getaffinity(0)))))
     if "xla_force_host_platform_device_count" not in given:
         try:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from harness.components import bind
 from harness.engine import keys
 from harness.optimizers.base import Optimizer, apply_update
+from harness.optimizers.normalize_and_project import ProjectionState, initial_sphere, project
 from harness.probes import PROBES, Moment
 from harness.trial import Hparams, Static
 from workloads.base import Array, Params, Workload
@@ -24,8 +25,8 @@ Arrays = Mapping[str, Array]
 class State(NamedTuple):
     """Everything a trial carries from step to step. Keys are derived from (seed, step), so there is no RNG state.
 
-    step: steps taken (int32). initial_loss: training loss of step 0. diverged_step: -1, or the step whose loss was not
-    finite or above the limit; the trial is frozen from then on.
+    optimizer: its state; with keep_norms, a ProjectionState around it. step: steps taken (int32). initial_loss: training loss
+    of step 0. diverged_step: -1, or the step whose loss was not finite or above the limit; the trial is frozen from then on.
     """
 
     params: Params
@@ -61,12 +62,18 @@ def make_train(static: Static, together: str | None = None) -> Train:
     def bound(hparams: Hparams) -> tuple[Workload, Optimizer]:
         return bind(static.workload, hparams.workload), bind(static.optimizer, hparams.optimizer)
 
+    def own(state: Any) -> Any:
+        """The optimizer's own state."""
+        return state.inner if static.keep_norms else state
+
     def init(hparams: Hparams) -> State:
         workload, optimizer = bound(hparams)
         params = jax.tree.map(
             lambda p, s: (p * s).astype(jnp.float32), workload.init(jax.random.key(hparams.seed)), hparams.scales[0]
         )
         state = optimizer.build(hparams.optimizer["learning_rate"]).init(params)
+        if static.keep_norms:
+            state = ProjectionState(state, initial_sphere(params))
         return State(params, state, jnp.int32(0), jnp.float32(0.0), jnp.int32(-1))
 
     def train_step(state: State, hparams: Hparams, data: Arrays) -> tuple[State, Array]:
@@ -82,8 +89,11 @@ def make_train(static: Static, together: str | None = None) -> Train:
         rate = learning_rate(static, hparams, state.step)
         _, lr_scale, decay_scale, epsilon_scale = hparams.scales
         params, optimizer_state = apply_update(
-            optimizer, rate, grads, state.optimizer, state.params, loss, lr_scale, decay_scale, epsilon_scale
+            optimizer, rate, grads, own(state.optimizer), state.params, loss, lr_scale, decay_scale, epsilon_scale
         )
+        if static.keep_norms:
+            sphere = state.optimizer.sphere
+            params, optimizer_state = project(params, sphere), ProjectionState(optimizer_state, sphere)
         initial_loss = jnp.where(state.step == 0, loss, state.initial_loss)
         healthy = loss <= hparams.divergence_factor * initial_loss  # False for NaN
         diverged_step = jnp.where(healthy & jnp.isfinite(loss), -1, state.step)
@@ -117,7 +127,7 @@ def make_train(static: Static, together: str | None = None) -> Train:
     def probes(state: State, hparams: Hparams, data: Arrays) -> dict[str, Array]:
         workload, optimizer = bound(hparams)
         rate = learning_rate(static, hparams, state.step - 1)
-        moment = Moment(workload, optimizer, state.params, state.optimizer, rate, hparams.scales[1], data)
+        moment = Moment(workload, optimizer, state.params, own(state.optimizer), rate, hparams.scales[1], data)
         found: dict[str, Array] = {}
         for name in static.probes:
             found |= PROBES[name]().measure(moment)
@@ -126,7 +136,7 @@ def make_train(static: Static, together: str | None = None) -> Train:
     def evaluate(state: State, hparams: Hparams, data: Arrays) -> dict[str, dict[str, Array]]:
         """Scores on the validation split, at the horizon on the test split, and probes. NaN before, and in unused slots."""
         workload, optimizer = bound(hparams)
-        params = _cast(optimizer.evaluation_params(state.optimizer, state.params), static.precision)
+        params = _cast(optimizer.evaluation_params(own(state.optimizer), state.params), static.precision)
 
         def where(wanted: Array, measure: Callable[[], dict[str, Array]]) -> dict[str, Array]:
             shapes = jax.eval_shape(measure)

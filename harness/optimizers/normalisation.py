@@ -165,6 +165,8 @@ def _programs(parameters: Any) -> Iterator[ClosedJaxpr | Jaxpr]:
 
 
 def _of_constant(value: Any) -> _Scale:
+    if jax.dtypes.issubdtype(getattr(value, "dtype", None), jax.dtypes.prng_key):
+        return _NONE
     array = np.asarray(value)
     tiny = array.size > 0 and array.dtype.kind in "fiu" and float(np.abs(array).max()) <= _TINY
     return _EPSILON if tiny else _NONE
@@ -194,7 +196,7 @@ def _bounded(name: str, operands: Sequence[_Scale]) -> _Scale:
     if matrices:
         raise BadInput(
             f"normalize_and_project needs a model that normalises before every nonlinearity; in this one '{name}' is applied "
-            f"to values that grow with {matrices[0]}. Turn on the model's normalisation (for attention too, such as "
-            f"workload.qk_norm=true), or use the optimizer without projection"
+            f"to values that grow with {matrices[0]}. Turn on the model's normalisations (such as "
+            f"workload.qk_norm=true and workload.hidden_norm=true), or train without projection"
         )
     return _NONE

@@ -8,9 +8,16 @@ import jax
 import jax.numpy as jnp
 
 from harness.probes.base import PROBES, Moment, Probe
-from harness.transfer.sharpness import adam_preconditioner, batch_sharpness, hessian, top_eigenpairs, trace
-from harness.transfer.stability import preconditioned, stability_bound
-from workloads.base import Array, Params
+from harness.transfer.sharpness import (
+    adam_preconditioner,
+    batch_sharpness,
+    hessian,
+    spectral_quadrature,
+    top_eigenpairs,
+    trace,
+)
+from harness.transfer.stability import preconditioned, sgd_linear_stability, stability_bound
+from workloads.base import Array, BadInput, Params
 
 EXAMPLES = 32
 _PRODUCTS = 24  # a cold start: within 0.1% of 100 on the language model, and the residual says where it is not
@@ -70,3 +77,21 @@ class BatchSharpness(Probe):
         batches = jax.tree.map(lambda *x: jnp.stack(x), *(moment.batch(size, number) for number in range(_BATCHES)))
         found = batch_sharpness(moment.loss, moment.params, batches)
         return {"batch_sharpness": found.value, "batch_sharpness_stderr": found.stderr}
+
+
+@PROBES.register("linear_stability")
+@dataclass(frozen=True)
+class LinearStability(Probe):
+    """stability_top, stability_total: the two numbers of SGD's linear-stability condition (see sgd_linear_stability), from the
+    spectral density of H on a fixed batch of 32 examples. Raises BadInput for other optimizers than SGD without momentum.
+    """
+
+    def measure(self, moment: Moment) -> dict[str, Array]:
+        if moment.optimizer.name != "sgd":
+            raise BadInput(f"the probe linear_stability knows sgd only, not '{moment.optimizer.name}'")
+        batch = moment.batch(EXAMPLES)
+        operator = hessian(lambda p: moment.loss(p, batch), moment.params)
+        density = spectral_quadrature(operator, jax.random.key(_KEY), probes=4, steps=_PRODUCTS)
+        size = moment.workload.batch_size
+        found = sgd_linear_stability(density.nodes, moment.learning_rate, size, density.counts)
+        return {"stability_top": found.top, "stability_total": found.total}

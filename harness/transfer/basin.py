@@ -7,6 +7,7 @@ one noise level and one excess-loss window serve all scales, and regret is a dif
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from scipy.interpolate import Akima1DInterpolator
@@ -15,8 +16,16 @@ OCTAVES = 2.0  # half-width of the window in log2(learning rate)
 ROUNDS = 10
 
 
+Remedy = Literal["lower", "higher", "finer", "seeds"]
+"""What would show an optimum: learning rates below or above the grid's, rates between its own, or more seeds."""
+
+
 class NoBasin(Exception):
-    """The sweep at one scale does not show an optimum; the message says what to run."""
+    """The sweep at one scale does not show an optimum; the message says what to run, and so does `remedy`."""
+
+    def __init__(self, why: str, remedy: Remedy) -> None:
+        super().__init__(why)
+        self.remedy = remedy
 
 
 @dataclass(frozen=True)
@@ -82,28 +91,34 @@ def find_basin(trials: Trials, excess: float) -> Basin:
         keep = window
         center = _vertex(usable.where(np.isin(usable.x, x[keep])))
     if not x[0] <= center <= x[-1]:
-        raise NoBasin(f"the fitted optimum lies outside the grid; extend it {'down' if center < x[0] else 'up'}wards")
+        side: Remedy = "lower" if center < x[0] else "higher"
+        way = "down" if side == "lower" else "up"
+        raise NoBasin(f"the fitted optimum lies outside the grid; extend it {way}wards", side)
     return Basin(usable.where(np.isin(usable.x, x[keep])), center, _akima_optimum(x, y, lowest))
 
 
 def _interior_minimum(x: np.ndarray, y: np.ndarray, diverged: np.ndarray) -> int:
     """Index of the lowest mean loss, if there are usable neighbours on both sides."""
     if x.size == 0:
-        raise NoBasin("every learning rate diverged; extend the grid downwards")
+        raise NoBasin("every learning rate diverged; extend the grid downwards", "lower")
     lowest = int(y.argmin())
     above = diverged[diverged > x[lowest]]
     if lowest == 0:
-        raise NoBasin(f"the best learning rate 2^{x[0]:.4g} is the lowest usable one; extend the grid downwards")
+        raise NoBasin(
+            f"the best learning rate 2^{x[0]:.4g} is the lowest usable one; extend the grid downwards", "lower"
+        )
     if lowest == x.size - 1 and above.size:
         raise NoBasin(
             f"trials diverge right above the best learning rate; refine the grid between 2^{x[-1]:.4g} and "
-            f"2^{above.min():.4g}"
+            f"2^{above.min():.4g}",
+            "finer",
         )
     if lowest == x.size - 1:
-        raise NoBasin(f"the best learning rate 2^{x[-1]:.4g} is the highest of the grid; extend it upwards")
+        raise NoBasin(f"the best learning rate 2^{x[-1]:.4g} is the highest of the grid; extend it upwards", "higher")
     if max(x[lowest] - x[lowest - 1], x[lowest + 1] - x[lowest]) > OCTAVES:
         raise NoBasin(
-            f"fewer than 3 usable learning rates within two octaves of 2^{x[lowest]:.4g}; space the grid by one octave"
+            f"fewer than 3 usable learning rates within two octaves of 2^{x[lowest]:.4g}; space the grid by one octave",
+            "finer",
         )
     return lowest
 
@@ -131,7 +146,9 @@ def _vertex(trials: Trials) -> float:
     design = np.column_stack([seed_intercepts(trials), u, u**2])
     slope, curvature = np.linalg.lstsq(design, trials.y, rcond=None)[0][-2:]
     if curvature <= 0:
-        raise NoBasin("the losses around the best learning rate do not curve upwards; add seeds or widen the grid")
+        raise NoBasin(
+            "the losses around the best learning rate do not curve upwards; add seeds or widen the grid", "seeds"
+        )
     return float(pivot - slope / (2 * curvature))
 
 

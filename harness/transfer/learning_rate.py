@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from harness.transfer.basin import Trials, mean_curve
+from harness.transfer.basin import Remedy, Trials, mean_curve
 from harness.transfer.drift import Drift, drift_line
 from harness.transfer.local_model import LocalModel, fit_local_model
 from harness.transfer.plain import plain
@@ -15,6 +15,7 @@ from harness.transfer.regret import Regret, base_regret
 from workloads.base import BadInput
 
 BOUND = 0.15  # equivalence bound of the drift exponent: 16x in scale moves the best learning rate by at most 1.5x
+_MOST_SEEDS = 8  # times as many are practical to run where the drift may turn out to lie at the bound
 Verdict = Literal["transfers", "does_not_transfer", "undecided"]
 
 
@@ -41,7 +42,8 @@ class Transfer:
     with its standard error over seeds, and the one that applies between scales that share their seeds.
     base_lr_regret: relative excess loss.
     mean_curves: scale -> (learning rates, mean losses) of what did not diverge.
-    notes: scale -> why it was left out and what to run.
+    notes: scale -> why it was left out and what to run; remedies: scale -> the same in a word.
+    seeds_factor: how many times the seeds would decide; NaN where seeds would not, or none are needed.
     """
 
     scales: np.ndarray
@@ -60,8 +62,10 @@ class Transfer:
     diverged: np.ndarray
     mean_curves: dict[float, tuple[np.ndarray, np.ndarray]]
     notes: dict[float, str]
+    remedies: dict[float, Remedy]
     verdict: Verdict
     reason: str
+    seeds_factor: float
 
     def best_lr_at(self, scale: float) -> float:
         """Learning rate on the fitted drift line at any `scale`; raises BadInput if there is no line."""
@@ -116,7 +120,7 @@ def learning_rate_transfer(
     sweep = [_trials(table, s) for s in scales]
     model = fit_local_model(sweep)
     drift = drift_line(np.log2(scales[model.index] / base_scale), model)
-    verdict, reason = _verdict(scales, model, drift)
+    verdict, reason, factor = _verdict(scales, model, drift)
     intervals = model.intervals(0.95, drift.scatter if drift else np.nan)
     noise, stderr, paired = _seed_noise(model)
     level = np.array([np.exp(values.mean()) for values in model.at_best])
@@ -143,9 +147,11 @@ def learning_rate_transfer(
         dof=model.dof,
         diverged=np.array([int(t.diverged.sum()) for t in sweep]),
         mean_curves={float(s): _mean_curve(t) for s, t in zip(scales, sweep, strict=True)},
-        notes={float(scales[i]): note for i, note in sorted(model.notes.items())},
+        notes={float(scales[i]): note for i, (note, _) in sorted(model.notes.items())},
+        remedies={float(scales[i]): remedy for i, (_, remedy) in sorted(model.notes.items())},
         verdict=verdict,
         reason=reason,
+        seeds_factor=factor,
     )
 
 
@@ -183,35 +189,35 @@ def _trials(table: dict[str, np.ndarray], scale: float) -> Trials:
     return Trials(x, np.where(rows["diverged"], np.nan, y), rows["seed"], rows["diverged"])
 
 
-def _verdict(scales: np.ndarray, model: LocalModel, drift: Drift | None) -> tuple[Verdict, str]:
+def _verdict(scales: np.ndarray, model: LocalModel, drift: Drift | None) -> tuple[Verdict, str, float]:
+    """The verdict, why, and how many times the seeds would decide (NaN: none)."""
     edges = [i for i in (0, scales.size - 1) if i in model.notes]
     if edges:
-        return "undecided", f"At scale {scales[edges[0]]:g}: {model.notes[edges[0]]}."
+        return "undecided", f"At scale {scales[edges[0]]:g}: {model.notes[edges[0]][0]}.", np.nan
     if drift is None:
-        missing = "; ".join(f"at scale {scales[i]:g}: {note}" for i, note in model.notes.items())
+        missing = "; ".join(f"at scale {scales[i]:g}: {note}" for i, (note, _) in model.notes.items())
         return (
             "undecided",
             f"Fewer than 3 scales show an optimum; add scales{f' ({missing})' if missing else ''}.",
+            np.nan,
         )
     (low90, high90), (low95, high95) = drift.interval(0.90), drift.interval(0.95)
     shown = f"drift {drift.exponent:+.3f}, 90% [{low90:+.3f}, {high90:+.3f}], 95% [{low95:+.3f}, {high95:+.3f}]"
     if low90 > -BOUND and high90 < BOUND:
-        return "transfers", f"The 90% interval lies inside +-{BOUND}: {shown}."
+        return "transfers", f"The 90% interval lies inside +-{BOUND}: {shown}.", np.nan
     if (low95 > 0 or high95 < 0) and abs(drift.exponent) > BOUND:
-        return "does_not_transfer", f"The 95% interval excludes 0 and the drift exceeds {BOUND}: {shown}."
-    return "undecided", f"{_next(drift, (high90 - low90) / 2)}: {shown}."
-
-
-def _next(drift: Drift, half: float) -> str:
-    """What would decide: enough seeds to bring the interval clear of the bound, or a wider range of scales."""
+        return "does_not_transfer", f"The 95% interval excludes 0 and the drift exceeds {BOUND}: {shown}.", np.nan
     gap = abs(BOUND - abs(drift.exponent))
-    factor = (half / max(gap, 1e-9)) ** 2
-    if factor > 8:
-        return (
+    factor = (0.5 * (high90 - low90) / max(gap, 1e-9)) ** 2  # of the seeds, to bring the interval clear of the bound
+    if factor > _MOST_SEEDS and gap < BOUND / 3:
+        why = (
             f"The drift lies at the bound {BOUND}, where no practical number of seeds decides; read base_lr_regret "
             "instead or widen the range of scales"
         )
-    return f"The interval is too wide; run about {int(np.ceil(max(factor, 1.5)))}x the seeds or a wider range of scales"
+        return "undecided", f"{why}: {shown}.", np.nan
+    times = float(np.ceil(max(factor, 1.5)))
+    why = f"The interval is too wide; run about {times:.0f}x the seeds or a wider range of scales"
+    return "undecided", f"{why}: {shown}.", times
 
 
 def _seed_noise(model: LocalModel) -> tuple[SeedNoise, np.ndarray, np.ndarray]:

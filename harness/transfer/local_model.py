@@ -17,10 +17,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from harness.transfer.basin import Basin, NoBasin, Trials, find_basin, seed_intercepts
+from harness.transfer.basin import Basin, NoBasin, Remedy, Trials, find_basin, seed_intercepts
 
 EXCESS = {3: float(np.log(1.20)), 2: float(np.log(1.05))}  # polynomial order -> excess log loss of the window
-HIDDEN = "noise hides the curvature around the optimum; add seeds or widen the grid"
+HIDDEN: tuple[str, Remedy] = ("noise hides the curvature around the optimum; add seeds or widen the grid", "seeds")
+Notes = dict[int, tuple[str, Remedy]]
 RESOLVED = 2.0  # curvature in standard errors below which noise hides the optimum
 
 
@@ -31,7 +32,8 @@ class LocalModel:
     best: (G,) log2 of the best learning rate. covariance: (G, G) of it, None where no degree of freedom is left to
     estimate noise. akima: (G,). truncation: mean of cubic minus parabola optima, 0 for a parabola.
     at_best: G arrays (S,) of per-seed log loss there. at_best_variance: (G,) of their mean. sigma: noise within a
-    seed, with dof. notes: scale position -> why it has no optimum. surface: the fitted polynomials, None if empty.
+    seed, with dof. notes: scale position -> why it has no optimum, and the remedy. surface: the fitted polynomials, None if
+    empty.
     """
 
     order: int
@@ -44,7 +46,7 @@ class LocalModel:
     at_best_variance: np.ndarray
     sigma: float
     dof: int
-    notes: dict[int, str]
+    notes: Notes
     surface: Surface | None
 
     def intervals(self, level: float, spread: float) -> np.ndarray:
@@ -65,13 +67,14 @@ def fit_local_model(sweep: Sequence[Trials]) -> LocalModel:
     return _fit(sweep, 3) or _fit(sweep, 2) or _empty(sweep)
 
 
-def _find(sweep: Sequence[Trials], order: int) -> tuple[dict[int, Basin], dict[int, str]]:
-    basins, notes = {}, {}
+def _find(sweep: Sequence[Trials], order: int) -> tuple[dict[int, Basin], Notes]:
+    basins: dict[int, Basin] = {}
+    notes: Notes = {}
     for i, trials in enumerate(sweep):
         try:
             basins[i] = find_basin(trials, EXCESS[order])
         except NoBasin as why:
-            notes[i] = str(why)
+            notes[i] = str(why), why.remedy
     return basins, notes
 
 
@@ -196,7 +199,7 @@ def _minima(local: np.ndarray, third: float) -> tuple[np.ndarray, np.ndarray] | 
     return -b / (c + root), 2 * root
 
 
-def _summary(fitted: Surface, basins: dict[int, Basin], notes: dict[int, str], order: int) -> LocalModel:
+def _summary(fitted: Surface, basins: dict[int, Basin], notes: Notes, order: int) -> LocalModel:
     best = fitted.pivot + fitted.u
     rows, values = fitted.best_rows(), fitted.value_rows()
     at_best = [

@@ -140,6 +140,54 @@ def test_effective_rate():
     assert verdicts("effective_rate", norms(2.0)) == {"all": "drifts"}
 
 
+def edges(ratio):
+    def curve(point):
+        bound = np.full(8, 2 / point[LEARNING_RATE])
+        values = ratio * bound * noise(point, 0.05)
+        return {
+            "probe.sharpness": 0.6 * values,
+            "probe.bounded": values,
+            "probe.bound": bound,
+            "probe.stability_top": values,
+        }
+
+    return members({"workload.width": [16], LEARNING_RATE: [0.01, 0.02], "seed": [0, 1, 2]}, lambda point: {}, curve)
+
+
+def test_edge_of_stability():
+    assert verdicts("edge_of_stability", edges(1.0)) == {"all": "at_edge"}
+    assert verdicts("edge_of_stability", edges(0.5)) == {"all": "below_edge"}
+    assert verdicts("edge_of_stability", edges(1.6)) == {"all": "above_edge"}
+    assert verdicts("edge_of_stability", edges(1.0)[:1]) == {"all": "undecided"}
+    with pytest.raises(BadInput, match="quantity=sharp must be one of bounded, batch_sharpness"):
+        CHECKS["edge_of_stability"](quantity="sharp").run(edges(1.0))
+
+
+def scores(gap):
+    """The large batch's test error is `gap` above the small one's, and both have a best learning rate of 2^-3."""
+
+    def row(point):
+        error = 0.1 + 0.01 * (np.log2(point[LEARNING_RATE]) + 3) ** 2 + gap * (point["workload.batch_size"] > 16)
+        error += 0.002 * (noise(point) - 1)
+        return {"final_metric": error, "test_metric": error, "final_loss": error, "test_loss": error}
+
+    axes = {"workload.batch_size": [16, 256], LEARNING_RATE: [2.0**k for k in range(-5, -1)], "seed": [0, 1, 2]}
+    return members(axes, row)
+
+
+def test_generalization():
+    assert verdicts("generalization", scores(0.0), baseline="16") == {"256": "no_worse"}
+    assert verdicts("generalization", scores(0.05), baseline="16") == {"256": "worse"}
+    assert verdicts("generalization", scores(-0.05), baseline="16", score="loss") == {"256": "no_worse"}
+    made = [m for m in scores(0.0) if m.row["seed"] == 0]
+    assert verdicts("generalization", made, baseline="16") == {"256": "undecided"}
+    found = CHECKS["generalization"](baseline="16").run(scores(0.05))
+    assert found.document["256"]["learning_rate"] == 2.0**-3
+    for options, words in (({"baseline": "8"}, "there are: 16, 256"), ({"score": "error"}, "must be loss or metric")):
+        with pytest.raises(BadInput, match=words):
+            CHECKS["generalization"](**options).run(scores(0.0))
+
+
 def test_a_probe_that_was_not_recorded_is_named():
     with pytest.raises(BadInput, match=r"add the probe .* to base\.probes"):
         CHECKS["sharpness"]().run(norms(0.0))

@@ -9,11 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from harness.budget import Budget
 from harness.engine.program import make_train
 from harness.optimizers import OPTIMIZERS
+from harness.parametrizations import PARAMETRIZATIONS
 from harness.probes import PROBES
 from harness.records.store import Store
+from harness.schedules import SCHEDULES
 from harness.transfer.effective_rate import matrix_norms
+from harness.trial import Trial
 from tests.trials import run, small_trial
 from workloads.base import BadInput
 from workloads.image_mlp import ImageMLP
@@ -25,9 +29,10 @@ def probed(*names, **values):
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
-    """Every probe on a trial of three evaluations, and the same trial without."""
+    """Every probe that knows AdamW on a trial of three evaluations, and the same trial without."""
     store = Store(tmp_path_factory.mktemp("probes"))
-    trials = [probed(*PROBES), small_trial(), probed("norms", optimizer__learning_rate=2e-2)]
+    known = [name for name in PROBES if name != "linear_stability"]
+    trials = [probed(*known), small_trial(), probed("norms", optimizer__learning_rate=2e-2)]
     run(trials, store)
     rows = {row["trial"]: row for row in store.trials().to_pylist()}
     return store, trials, rows
@@ -64,6 +69,31 @@ def test_what_is_measured_is_the_trained_model(records):
     )()
     for path, norm in matrix_norms(state.params).items():
         assert rows[trial.id][f"probe.norm:{path}"] == pytest.approx(float(norm), rel=1e-5)
+
+
+def test_linear_stability_scales_with_the_learning_rate_and_knows_sgd_only(tmp_path):
+    trials = [
+        Trial(
+            workload=ImageMLP(width=8, depth=1),
+            optimizer=OPTIMIZERS["sgd"](learning_rate=rate),
+            schedule=SCHEDULES["constant"](warmup="0 steps"),
+            parametrization=PARAMETRIZATIONS["sp"](),
+            budget=Budget(steps=1),
+            evaluations=1,
+            probes=("linear_stability", "sharpness"),
+        )
+        for rate in (1e-3, 2e-3)
+    ]
+    store = Store(tmp_path)
+    run(trials, store)
+    rows = {row["trial"]: row for row in store.trials().to_pylist()}
+    low, high = (rows[trial.id] for trial in trials)
+    batch = trials[0].workload.batch_size
+    assert low["probe.stability_top"] == pytest.approx(1e-3 * (1 + 1 / batch) * low["probe.sharpness"], rel=0.02)
+    assert high["probe.stability_top"] == pytest.approx(2 * low["probe.stability_top"], rel=0.05)
+    assert 0 < low["probe.stability_total"] < high["probe.stability_total"] < 1
+    with pytest.raises(BadInput, match="knows sgd only, not 'adamw'"):
+        run([probed("linear_stability")], Store(tmp_path / "adamw"))
 
 
 def test_unknown_probes_are_refused():
