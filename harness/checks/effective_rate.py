@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,7 +22,8 @@ _WORDS = {"supported": "follows", "refuted": "drifts"}
 class EffectiveRate(Check):
     """Norms and effective learning rates of the matrices over training (see effective_rate), at the first scale of a series.
 
-    since: share of the horizon from which on the claim holds (after the warmup). matrices: a word in the matrix' path.
+    since: share of the horizon from which on the claim holds (after the warmup). matrices: a
+    regular expression that the matrix' path must hold.
     """
 
     title = "Does the effective learning rate follow the schedule?"
@@ -38,7 +40,7 @@ class EffectiveRate(Check):
             if not mine:
                 verdicts[name] = ("undecided", "Every trial diverged.")
                 continue
-            names = [key for key in mine[0].curve if key.startswith(_PREFIX) and self.matrices in key]
+            names = [key for key in mine[0].curve if key.startswith(_PREFIX) and re.search(self.matrices, key)]
             norms = {key.removeprefix(_PREFIX): np.stack([m.measured(key)[1] for m in mine]) for key in names}
             steps = mine[0].measured("eval_loss")[0]
             rates = mine[0].curve["lr"][np.isin(mine[0].curve["step"], steps)]

@@ -50,7 +50,8 @@ class Slope:
 class CoordinateCheck:
     """movement: activation -> RMS change (widths, seeds) after `steps` steps; "MATRIX alone": of the first activation
     that reads it, when from step 1 on only this matrix is trained (what others move can hide that it stands still or runs
-    away, and matrices that start at zero hide what comes before them). slopes: the same keys -> Slope.
+    away, and matrices that start at zero hide what comes before them; where they still do after step 1, from step 2 on).
+    slopes: the same keys -> Slope.
     """
 
     widths: tuple[int, ...]
@@ -144,27 +145,38 @@ def _compiled(group: Sequence[Trial], steps: int, data: Any) -> Movement:
 
     def one_seed(hparams: Any, data: Any) -> dict[str, Array]:
         start = train.init(hparams)
-        first, _ = train.step(start, hparams, data)
-        end = jax.lax.fori_loop(1, steps, lambda _, state: train.step(state, hparams, data)[0], first)
+
+        def step(state: Any, _: None) -> tuple[Any, Any]:
+            state, _loss = train.step(state, hparams, data)
+            return state, state.params
+
+        second, forks = jax.lax.scan(step, start, length=2)  # parameters after one step, and after two
+        end = jax.lax.fori_loop(2, steps, lambda _, state: step(state, None)[0], second)
         workload = bind(static.workload, hparams.workload)
         batch = workload.batch(data, jax.random.key(1), jnp.int32(0))
-        before, after, early = (workload.activations(state.params, batch) for state in (start, end, first))
+        before, after = (workload.activations(state.params, batch) for state in (start, end))
         leaves = jax.tree_util.tree_leaves_with_path(start.params)
         matrices = [i for i, (_, leaf) in enumerate(leaves) if leaf.ndim > 1]
 
-        def alone(index: Array) -> dict[str, Array]:
-            """Changes of all activations when only leaf `index` moves on from the first step."""
+        def alone(params: Any, index: Array) -> dict[str, Array]:
+            """Changes of all activations when only leaf `index` moves on from `params` to the end."""
             chosen = jax.tree.unflatten(jax.tree.structure(start.params), list(range(len(leaves))))
-            mixed = jax.tree.map(lambda i, a, b: jnp.where(i == index, b, a), chosen, first.params, end.params)
-            return _change(early, workload.activations(mixed, batch))
+            mixed = jax.tree.map(lambda i, a, b: jnp.where(i == index, b, a), chosen, params, end.params)
+            return _change(workload.activations(params, batch), workload.activations(mixed, batch))
 
-        by_leaf = jax.lax.map(alone, jnp.array(matrices))
-        order = jnp.stack(
-            [by_leaf[name] for name in before]
-        )  # (activations, matrices), in the order of the forward pass
-        direct = order[jnp.argmax(order > 0, axis=0), jnp.arange(len(matrices))]
+        def direct(params: Any) -> Array:
+            """(matrices,): change of the first activation that each matrix moves; 0 where it moves none."""
+            by_leaf = jax.lax.map(lambda index: alone(params, index), jnp.array(matrices))
+            order = jnp.stack(
+                [by_leaf[name] for name in before]
+            )  # (activations, matrices), in the forward pass's order
+            return order[jnp.argmax(order > 0, axis=0), jnp.arange(len(matrices))]
+
+        # From the first step on; where branches and outputs begin at zero, what lies before them moves nothing so soon.
+        from_first, from_second = jax.lax.map(direct, forks)
+        moved = jnp.where(from_first > 0, from_first, from_second)
         names = ["/".join(str(entry.key) for entry in leaves[i][0]) + " alone" for i in matrices]
-        return _change(before, after) | dict(zip(names, direct, strict=True))
+        return _change(before, after) | dict(zip(names, moved, strict=True))
 
     def every_seed(hparams: Any, data: Any) -> dict[str, Array]:
         return jax.lax.map(lambda one: one_seed(one, data), hparams)

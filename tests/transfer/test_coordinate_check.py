@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -89,6 +90,23 @@ def test_mup_passes_and_sp_fails_on_every_workload_with_a_width(case):
 def test_a_broken_rule_does_not_pass(part, role):
     found = check(Broken(base_width=8, part=part, role=role), seeds=8)
     assert found.verdict == "fail"
+
+
+class Silent(LanguageModel):
+    """Residual branches and the readout begin at zero, so that what lies before them first matters in step 3."""
+
+    def init(self, key):
+        params = super().init(key)
+        return params | {"readout": jnp.zeros_like(params["readout"])}
+
+
+def test_matrices_behind_two_layers_of_zeros_are_seen():
+    workload = Silent(**vars(TOKENS.replace(heads=2)))
+    widths = (16, 32, 128)
+    sp = coordinate_check(trial(PARAMETRIZATIONS["sp"](), workload), widths, seeds=3)
+    names = {"layer_0/query_key_value alone", "layer_0/mlp_in alone"}
+    assert names <= sp.slopes.keys()
+    assert all(sp.slopes[name].verdict == "fail" for name in names)
 
 
 def test_slopes_decide_by_their_interval():
