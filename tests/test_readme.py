@@ -14,6 +14,7 @@ def test_the_tables_of_measures_are_those_of_the_committed_benchmarks():
     text = readme.README.read_text()
     assert readme.written(text) == text
     assert text.count("<!-- bench: ") == len(readme.FILES)
+    assert text.count("<!-- claims -->") == 1
 
 
 def test_the_counts_of_laws_and_procedures_are_true():

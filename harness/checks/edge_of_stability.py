@@ -11,6 +11,7 @@ from scipy import stats
 from harness.checks.base import CHECKS, UNDECIDED, Check, Finding, Member
 from harness.laws.plots import Layer, Plot
 from harness.laws.procedures.base import Table
+from harness.probes.curvature import EXAMPLES
 from workloads.base import BadInput
 
 _QUANTITIES = ("bounded", "batch_sharpness")
@@ -26,7 +27,8 @@ class EdgeOfStability(Check):
     whose bound for SGD without momentum is 2 / eta too. since: share of the horizon from which on it is read. tolerance:
     relative. A trial is one value, the geometric mean over its evaluations. *at_edge*: the 90% interval of the mean of
     log(curvature / bound) lies within the tolerance of 0; *below_edge*, *above_edge*: the 95% interval lies beyond it.
-    The linear-stability condition of SGD is reported where the trials have the probe linear_stability.
+    The linear-stability condition of SGD is reported where the trials have the probe linear_stability. Its curvature, and that
+    of H, is measured on fewer examples than the training set has, and is larger than the whole set's.
     """
 
     title = "Does training sit at its stability bound?"
@@ -46,9 +48,9 @@ class EdgeOfStability(Check):
             logs = np.array([np.log(self._late(m, self.quantity, "bound")).mean() for m in mine])
             verdicts[name] = self._verdict(logs)
             others = {
-                "sharpness of H over 2 / eta": self._means(mine, "sharpness", "bound"),
-                "eta (1 + 1/B) lam_max, stable below 2": self._means(mine, "stability_top"),
-                "sum over eigenvalues, stable below 1": self._means(mine, "stability_total"),
+                f"sharpness on {EXAMPLES} examples over 2 / eta": self._means(mine, "sharpness", "bound"),
+                f"eta (1 + 1/B) lam_max on {EXAMPLES} examples, stable below 2": self._means(mine, "stability_top"),
+                f"sum over eigenvalues on {EXAMPLES} examples, stable below 1": self._means(mine, "stability_total"),
             }
             document[name] = {"log_ratio": logs.tolist(), **{key: values for key, values in others.items() if values}}
             ratio = float(np.exp(logs.mean())) if logs.size else None

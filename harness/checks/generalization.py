@@ -44,20 +44,19 @@ class Generalization(Check):
         sign = -1.0 if self._maximized(members) else 1.0
         compared = {n: self._compare(scores, base[1], sign) for n, (_, scores) in chosen.items() if n != self.baseline}
         rows = tuple((name, rate, _mean(scores), _stderr(scores)) for name, (rate, scores) in chosen.items())
-        header = ("series", "best learning rate", f"test {self.score}", "standard error")
+        named = members[0].trial.workload.metric.name if self.score == "metric" else "loss"
+        header = ("series", "best learning rate", f"test {named}", "standard error")
         layers = []
         for name, mine in self.series(members):
             rates, means = self._curve(mine)
             layers.append(Layer(name, rates, means, kind="line"))
-        caption = (
-            f"Validation {self.score} by learning rate, mean over seeds; rates at which a seed diverged are left out."
-        )
+        caption = f"Validation {named} by learning rate, mean over seeds; rates at which a seed diverged are left out."
         plot = Plot(
-            "generalization", f"Validation {self.score}", "learning rate", self.score, tuple(layers), log_y=False,
+            "generalization", f"Validation {named}", "learning rate", named, tuple(layers), log_y=False,
             caption=caption, alt=caption,
         )  # fmt: skip
         document = {name: {"learning_rate": rate, "test": scores} for name, (rate, scores) in chosen.items()}
-        return Finding(compared, document, (Table(f"Test {self.score} at the best rate", header, rows),), (plot,))
+        return Finding(compared, document, (Table(f"Test {named} at the best rate", header, rows),), (plot,))
 
     def _maximized(self, members: Sequence[Member]) -> bool:
         return self.score == "metric" and members[0].trial.workload.metric.direction == "maximize"

@@ -1,6 +1,6 @@
-"""README's tables of measures, from the committed benchmark: what was asked, what was reached, missed ones in bold.
+"""README's tables: of measures, from the committed benchmark, and of claims, from the committed studies.
 
-python -m tests.bench.readme        rewrites README.md between its bench markers
+python -m tests.bench.readme        rewrites README.md between its bench and claims markers
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from tests.bench.setup import ROOT
 README = ROOT / "README.md"
 REFERENCE = ROOT / "results" / "reference"
 FILES = ("bench.json", "bench_small.json", "bench_fit.json")
+_CLAIMS = re.compile(r"(<!-- claims -->\n).*?(<!-- /claims -->)", re.S)
 _MARKED = re.compile(r"(<!-- bench: (\S+) -->\n).*?(<!-- /bench -->)", re.S)
 
 
@@ -40,8 +41,22 @@ def table(content: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def claims(folder: Path) -> str:
+    """A Markdown table of every claim of every committed study of checks or transfer."""
+    lines = ["| study | claim | verdict | evidence |", "|---|---|---|---|"]
+    for path in sorted(folder.glob("*/claims.json")):
+        for claim in read_json(path):
+            kind, series = next((key, value) for key, value in claim["claim"].items() if isinstance(value, dict))
+            name = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in series.items())
+            said = f"{kind} of {name or 'all'}: {claim['claim']['expect']}"
+            cells = (f"`{path.parent.name}`", said, claim["verdict"], str(claim["evidence"]["reason"]).rstrip("."))
+            lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
+    return "\n".join(lines)
+
+
 def written(text: str, folder: Path = REFERENCE) -> str:
     """README's text with its tables made anew."""
+    text = _CLAIMS.sub(lambda m: f"{m[1]}{claims(folder)}\n{m[2]}", text)
     return _MARKED.sub(lambda m: f"{m[1]}{table(read_json(folder / m[2]))}\n{m[3]}", text)
 
 
