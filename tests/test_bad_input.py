@@ -123,4 +123,4 @@ def test_windtunnel_dispatches_and_helps(capsys: pytest.CaptureFixture[str]) -> 
     assert cli.run(main.main, ["trian"]) == 2
     assert "Did you mean 'train'" in capsys.readouterr().err
     assert cli.run(main.main, ["train", "--help"]) == 0
-    assert "image_mlp | language_model" in capsys.readouterr().out
+    assert "image_vit | language_model | mri" in capsys.readouterr().out

@@ -69,8 +69,9 @@ class EdgeOfStability(Check):
         return np.where(late > 0, late, np.nan)
 
     def _means(self, members: Sequence[Member], column: str, bound: str | None = None) -> list[float]:
-        found = [m for m in members if f"probe.{column}" in m.curve]
-        return [float(np.nanmean(self._late(m, column, bound))) for m in found]
+        """Of every trial that measured it, the mean of the positive values."""
+        late = [self._late(m, column, bound) for m in members if f"probe.{column}" in m.curve]
+        return [float(np.nanmean(values)) for values in late if np.isfinite(values).any()]
 
     def _verdict(self, logs: np.ndarray) -> tuple[str, str]:
         logs = logs[np.isfinite(logs)]

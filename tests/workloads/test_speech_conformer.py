@@ -11,12 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from harness.budget import Budget
-from harness.optimizers import OPTIMIZERS
-from harness.parametrizations import PARAMETRIZATIONS
-from harness.schedules import SCHEDULES
-from harness.transfer.coordinate_check import coordinate_check
-from harness.trial import Trial
+from harness.transfer.coordinate_check import FLAT
+from tests.workloads.coordinates import slopes, uneven
 from tests.workloads.test_speech_data import library
 from workloads.base import BadInput
 from workloads.ctc import ctc_loss, greedy_decode
@@ -52,16 +48,6 @@ def jittered() -> Any:
 @functools.cache
 def examples() -> Any:
     return quick_jit(SMALL.batch)(data(), DATA_KEY, 0)
-
-
-def trial(workload: Any, parametrization: Any) -> Trial:
-    return Trial(
-        workload=workload,
-        optimizer=OPTIMIZERS["adamw"](learning_rate=1e-2),
-        schedule=SCHEDULES["constant"](warmup="0 steps"),
-        parametrization=parametrization,
-        budget=Budget(steps=4),
-    )
 
 
 @pytest.mark.parametrize("variant", CHANGES)
@@ -171,14 +157,10 @@ def test_depthwise_convolution_is_that_of_jax() -> None:
 
 
 def test_mup_passes_the_coordinate_check_and_sp_fails() -> None:
-    workload = SMALL.replace(spec_augment=False)
-    widths = (32, 64, 256)
-    found = coordinate_check(trial(workload, PARAMETRIZATIONS["mup"](base_width=8)), widths, seeds=3)
-    assert {name: slope for name, slope in found.slopes.items() if slope.verdict == "fail"} == {}
-    assert all(abs(slope.value) < 0.3 for slope in found.slopes.values())
-    sp = coordinate_check(trial(workload, PARAMETRIZATIONS["sp"]()), widths, seeds=3)
-    failed = {name for name, slope in sp.slopes.items() if slope.verdict == "fail"}
-    assert {"attention_0", "feed_forward_0", "head/kernel alone"} <= failed
+    workload, widths = SMALL.replace(spec_augment=False), (32, 64, 256)
+    assert uneven(slopes(workload, "mup", widths, seeds=3)) == {}
+    failed = {name for name, slope in slopes(workload, "sp", widths, seeds=3).items() if slope > FLAT}
+    assert {"attention_0", "feed_forward_0", "logits", "head/kernel alone"} <= failed
 
 
 def test_trivial_and_oracle_rates() -> None:

@@ -10,12 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from harness.budget import Budget
-from harness.optimizers import OPTIMIZERS
-from harness.parametrizations import PARAMETRIZATIONS
-from harness.schedules import SCHEDULES
-from harness.transfer.coordinate_check import coordinate_check
-from harness.trial import Trial
+from harness.transfer.coordinate_check import FLAT
+from tests.workloads.coordinates import slopes, uneven
 from workloads.base import BadInput
 from workloads.recurrent import bidirectional_lstm
 from workloads.speech_deepspeech import SpeechDeepSpeech
@@ -113,22 +109,9 @@ def test_frames_after_the_end_change_nothing() -> None:
 
 
 def test_mup_passes_the_coordinate_check_and_sp_fails() -> None:
-    widths = (64, 128, 512)
-
-    def check(parametrization: Any) -> Any:
-        trial = Trial(
-            workload=SMALL.replace(spec_augment=False),
-            optimizer=OPTIMIZERS["adamw"](learning_rate=1e-2),
-            schedule=SCHEDULES["constant"](warmup="0 steps"),
-            parametrization=parametrization,
-            budget=Budget(steps=4),
-        )
-        return coordinate_check(trial, widths, seeds=3).slopes
-
-    slopes = check(PARAMETRIZATIONS["mup"](base_width=8))
-    assert {name: slope for name, slope in slopes.items() if slope.verdict == "fail"} == {}
-    assert all(abs(slope.value) < 0.3 for slope in slopes.values())
-    failed = {name for name, slope in check(PARAMETRIZATIONS["sp"]()).items() if slope.verdict == "fail"}
+    workload, widths = SMALL.replace(spec_augment=False), (64, 128, 512)
+    assert uneven(slopes(workload, "mup", widths, seeds=3)) == {}
+    failed = {name for name, slope in slopes(workload, "sp", widths, seeds=3).items() if slope > FLAT}
     assert {"logits", "dense_0", "head/kernel alone"} <= failed
 
 
