@@ -141,7 +141,10 @@ class _Reader:
         return _Scale(frozenset({(f"{', '.join(names)}{_SUM}{self.sums}", Fraction(1))}))
 
     def _scan(self, parameters: Any, operands: list[_Scale]) -> list[_Scale]:
-        consts, carried = parameters["num_consts"], parameters["num_carry"]
+        if "ft_in" in parameters:  # jax >= 0.12: flattened constants, carry and inputs
+            consts, carried = (len(list(part.vals)) for part in parameters["ft_in"].elts[:2])
+        else:
+            consts, carried = parameters["num_consts"], parameters["num_carry"]
         before, carry, rest = operands[:consts], operands[consts : consts + carried], operands[consts + carried :]
         carry = self._settled(lambda carry: self.read(parameters["jaxpr"], [*before, *carry, *rest])[:carried], carry)
         return [*carry, *self.read(parameters["jaxpr"], [*before, *carry, *rest])[carried:]]
