@@ -29,17 +29,16 @@ from omegaconf import OmegaConf
 
 from harness import cli, session
 from harness.config import CONFIG_DIR, WORKLOADS, RunConfig, schema
-from harness.judging.contest import Arena, Method, Rows, Setting, tune
+from harness.judging.contest import Arena, Rows, Setting, tune
 from harness.judging.findings import judge
 from harness.judging.sections import sections_of
-from harness.optimizers.user import load_optimizer
 from harness.records.files import write_json
 from harness.records.store import Store
 from harness.registry import nearest
 from harness.report.document import write_document
 from harness.report.terminal import print_section
+from harness.submissions import Submission, load_submission
 from harness.trial import Trial
-from harness.tuning import default_space, read_space
 from workloads.base import BadInput
 
 PROFILES = ("quick", "standard", "full")
@@ -113,7 +112,7 @@ def main(argv: list[str]) -> int:
     return int(found.overall.verdict == "slower")
 
 
-def _methods(config: JudgeConfig) -> list[Method]:
+def _methods(config: JudgeConfig) -> list[Submission]:
     """The baselines, then the optimizer that is judged."""
     if not config.optimizer:
         raise BadInput(
@@ -122,16 +121,11 @@ def _methods(config: JudgeConfig) -> list[Method]:
     names = [word.strip() for word in config.baselines.split(",") if word.strip()]
     if not names:
         raise BadInput("baselines= names none; speed-ups need one, e.g. baselines=adamw")
-    found: list[Method] = []
-    for name in (*dict.fromkeys(names), config.optimizer):
-        optimizer = load_optimizer(name)
-        asked = name == config.optimizer and config.space
-        space = read_space(Path(config.space), optimizer()) if asked else default_space(optimizer())
-        shown = optimizer.name
-        while shown in {method.name for method in found}:
-            shown += " (judged)"
-        found.append(Method(shown, optimizer, space))
-    return found
+    found = [load_submission(name) for name in dict.fromkeys(names)]
+    judged = load_submission(config.optimizer, config.space)
+    while judged.name in {method.name for method in found}:
+        judged = replace(judged, name=f"{judged.name} (judged)")
+    return [*found, judged]
 
 
 def _arena(config: JudgeConfig) -> Arena:
@@ -183,7 +177,7 @@ def _settings(entrant: Entrant) -> list[Setting]:
     ]
 
 
-def _plan(methods: Sequence[Method], arena: Arena, store: Store) -> str:
+def _plan(methods: Sequence[Submission], arena: Arena, store: Store) -> str:
     settings = len(arena.all)
     tuning, fresh = len(methods) * settings * arena.points, len(methods) * settings * arena.seeds
     return (

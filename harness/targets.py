@@ -2,16 +2,18 @@
 
     python -m harness.targets workload=image_mlp
     python -m harness.targets workload=ctr algorithms=adamw,nadamw,nesterov,momentum points=20 seeds=5
+    python -m harness.targets workload=ctr variant=layernorm
     python -m harness.targets workload=language_model fields.width=64 steps=400 on=loss relax=0.01
 
-workload: a family; fields.NAME: its settings. steps: the horizon (default: the family's own). algorithms: of the registry,
-each with as many quasi-random points of its search space. on: metric, or loss where the metric is too coarse. relax: share by
-which the target is made easier (of the median's distance from the trivial predictor, or where that is unknown of its size).
+workload: a family; variant: one of its named modifications, which may be drawn as a held-out workload; fields.NAME: other
+settings. steps: the horizon (default: the family's own). algorithms: of the registry, each with as many quasi-random points of
+its search space. on: metric, or loss where the metric is too coarse; tuning looks at it, too. relax: share by which the target
+is made easier (of the median's distance from the trivial predictor, or where that is unknown of its size).
 
 The validation target is the median of the best configuration's seeds, the test target the worst test value of the half that met
 it. Targets are in steps, which no device changes; the hit probability says how many of the seeds reach the target, which for
-an unrelaxed median is about half. Trials are recorded under results/targets; writes OUT/<workload>.json (out=DIR; default
-conf/targets).
+an unrelaxed median is about half. Trials are recorded under results/targets; writes OUT/<workload>.json, or
+OUT/<workload>_<variant>.json (out=DIR; default conf/targets). `python -m harness.compete` scores submissions by them.
 """
 
 from __future__ import annotations
@@ -30,12 +32,12 @@ from omegaconf.errors import OmegaConfBaseException
 from harness import cli, session
 from harness.config import CONFIG_DIR, WORKLOADS, RunConfig, schema
 from harness.engine.environment import code_version
-from harness.judging.contest import Arena, Method, Rows, Setting, Tuned, tune
-from harness.optimizers import OPTIMIZERS
+from harness.judging.contest import Arena, Rows, Setting, Tuned, tune
 from harness.records.files import write_json
+from harness.registry import nearest
+from harness.submissions import load_submission
 from harness.transfer.plain import plain
 from harness.trial import Trial
-from harness.tuning import default_space
 from workloads.base import BadInput, Workload
 
 ALGORITHMS = "adamw,nadamw,nesterov,momentum"
@@ -45,6 +47,7 @@ EVALUATIONS = 50  # at least, in a horizon
 @dataclass
 class TargetsConfig:
     workload: str = ""
+    variant: str = ""
     fields: dict[str, str] = field(default_factory=dict)
     steps: int | None = None
     algorithms: str = ALGORITHMS
@@ -69,9 +72,10 @@ def main(argv: list[str]) -> int:
         raise BadInput(f"points={config.points} and seeds={config.seeds} must be at least 2")
     workload = _workload(config)
     names = [word.strip() for word in config.algorithms.split(",") if word.strip()]
-    methods = [Method(name, OPTIMIZERS[name], default_space(OPTIMIZERS[name]())) for name in names]
+    methods = [load_submission(name) for name in names]
     setting = Setting(workload, config.steps or workload.default_steps)
-    arena = Arena({workload.name: [setting]}, config.points, config.seeds, chunks=min(EVALUATIONS, setting.steps))
+    chunks = min(EVALUATIONS, setting.steps)
+    arena = Arena({workload.name: [setting]}, config.points, config.seeds, chunks=chunks, on=config.on)
     run = OmegaConf.structured(RunConfig(results=config.results))
     run.engine.devices = config.devices
     session.configure(run)
@@ -86,7 +90,9 @@ def main(argv: list[str]) -> int:
 
     tuned = tune(methods, arena, train)
     found = targets(tuned, train([trial for one in tuned for trial in one.trials]), config.on, config.relax)
-    path = Path(config.out or CONFIG_DIR / "targets") / f"{workload.name}.json"
+    found = {"workload": workload.name, "variant": config.variant or None} | found
+    name = f"{workload.name}_{config.variant}" if config.variant else workload.name
+    path = Path(config.out or CONFIG_DIR / "targets") / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, found)
     shown = f"{found['validation_target']:.5g} ({found['algorithm']}), hit by {found['hit_probability']:.0%}"
@@ -98,9 +104,11 @@ def _workload(config: TargetsConfig) -> Workload:
     if not config.workload:
         raise BadInput(f"name a workload: workload=NAME, one of {', '.join(WORKLOADS)}")
     cls = WORKLOADS[config.workload]
+    if config.variant and config.variant not in cls.variants:
+        raise BadInput(f"{cls.name} has no variant '{config.variant}'. {nearest(config.variant, list(cls.variants))}")
     node = OmegaConf.structured(schema(cls, named=False))  # type: ignore[arg-type]
     try:
-        for key, value in config.fields.items():
+        for key, value in [*cls.variants.get(config.variant, {}).items(), *config.fields.items()]:
             OmegaConf.update(node, key, value)
         values = OmegaConf.to_container(node)
     except OmegaConfBaseException as error:
@@ -145,9 +153,18 @@ def targets(tuned: Sequence[Tuned], rows: Rows, on: str, relax: float) -> dict[s
             "trivial": workload.trivial_metric(),
             "oracle": workload.oracle_metric(),
             "algorithm": best,
-            "configuration": dict(chosen.best),
-            "at_edge": dict(chosen.edges),
-            "finals": finals,
+            "algorithms": {
+                one.method.name: {
+                    "configuration": dict(one.best),
+                    "at_edge": dict(one.edges),
+                    "finals": finals[one.method.name],
+                    "tests": [_value(rows[trial.id], f"test_{on}") for trial in one.trials],
+                    "gap_closed": _gap_closed(
+                        [_value(rows[trial.id], "final_metric") for trial in one.trials], workload
+                    ),
+                }
+                for one in tuned
+            },
             "points": len(chosen.points),
             "seeds": [trial.seed for trial in chosen.trials],
             "code": code_version(),
@@ -155,6 +172,14 @@ def targets(tuned: Sequence[Tuned], rows: Rows, on: str, relax: float) -> dict[s
         }
     )
     return result
+
+
+def _gap_closed(metrics: Sequence[float], workload: Workload) -> float:
+    """Share of the way from the trivial to the best possible predictor's metric that the median seed went; NaN: not known."""
+    trivial, oracle = workload.trivial_metric(), workload.oracle_metric()
+    if trivial is None or oracle is None:
+        return math.nan
+    return (_median(metrics, workload.metric.direction == "minimize") - trivial) / (oracle - trivial)
 
 
 def _value(row: Mapping[str, Any], column: str) -> float:

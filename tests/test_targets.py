@@ -8,17 +8,16 @@ import math
 import pytest
 
 from harness import cli
-from harness.judging.contest import Arena, Method, Setting, tune
-from harness.optimizers import OPTIMIZERS
+from harness.judging.contest import Arena, Setting, tune
+from harness.submissions import load_submission
 from harness.targets import main, targets
-from harness.tuning import default_space
 from workloads.base import BadInput
 from workloads.image_mlp import ImageMLP
 
 
 def contest(metrics, tests):
     """Two algorithms whose fresh seeds have these final metrics; tuned at made-up losses."""
-    methods = [Method(n, OPTIMIZERS[n], default_space(OPTIMIZERS[n]())) for n in metrics]
+    methods = [load_submission(name) for name in metrics]
     arena = Arena({"image_mlp": [Setting(ImageMLP(width=8), 20)]}, 4, len(next(iter(metrics.values()))))
     tuned = tune(methods, arena, lambda trials: {t.id: {"final_loss": t.optimizer.learning_rate} for t in trials})
     rows = {}
@@ -38,7 +37,36 @@ def test_the_median_of_the_best_and_the_worst_of_the_half_that_met_it():
     assert found["test_target"] == 0.25
     assert found["hit_probability"] == pytest.approx(3 / 5)
     assert found["metric"] == "error_rate"
+    assert found["algorithms"]["adamw"]["finals"] == metrics["adamw"]
+    assert found["algorithms"]["sgd"]["tests"] == tests["sgd"]
+    assert found["algorithms"]["adamw"]["gap_closed"] is None  # nobody knows the best possible error on digits
     json.dumps(found)
+
+
+def test_the_gap_closed_is_that_of_the_median_seed(monkeypatch):
+    monkeypatch.setattr(ImageMLP, "oracle_metric", lambda self: 0.1)
+    found = targets(*contest({"adamw": [0.1, 0.3, 0.9]}, {"adamw": [0.2] * 3}), "metric", 0.0)
+    assert found["algorithms"]["adamw"]["gap_closed"] == pytest.approx(0.6 / 0.8)
+
+
+def test_tuning_looks_at_what_the_target_is_on():
+    arena = Arena({"image_mlp": [Setting(ImageMLP(width=8), 20)]}, 6, 2, on="metric")
+
+    def train(trials):
+        return {
+            t.id: {"final_loss": t.optimizer.learning_rate, "final_metric": -t.optimizer.learning_rate} for t in trials
+        }
+
+    (one,) = tune([load_submission("sgd")], arena, train)
+    assert one.best["learning_rate"] == max(point["learning_rate"] for point, _ in one.points)
+
+
+def test_a_variant_is_trained_as_declared(tmp_path):
+    words = ["workload=ctr", "variant=layernorm", "fields.width=4", "fields.depth=1", "fields.hash_buckets=50", "steps=8", "points=2", "seeds=2"]
+    assert main([*words, "algorithms=adamw", f"out={tmp_path}", f"results={tmp_path}"]) == 0
+    found = json.loads((tmp_path / "ctr_layernorm.json").read_text())
+    assert (found["workload"], found["variant"]) == ("ctr", "layernorm")
+    assert found["fields"]["workload.layer_norm"] is True
 
 
 def test_relaxing_moves_the_target_towards_the_worse():
@@ -79,6 +107,7 @@ def test_the_command_trains_and_writes_what_it_found(tmp_path):
         ([], "workload=NAME"),
         (["workload=image"], "Valid names"),
         (["workload=image_mlp", "fields.widht=3"], "widht"),
+        (["workload=ctr", "variant=layernrom"], "Did you mean 'layernorm'"),
         (["workload=image_mlp", "on=test"], "must be metric or loss"),
         (["workload=image_mlp", "seeds=1"], "must be at least 2"),
     ],

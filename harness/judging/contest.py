@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.budget import Budget
-from harness.optimizers.base import Optimizer
 from harness.parametrizations import PARAMETRIZATIONS
-from harness.schedules import SCHEDULES
+from harness.submissions import Submission
 from harness.trial import Trial
 from harness.tuning import Space
-from workloads.base import Workload
+from workloads.base import BadInput, Workload
 
 TUNING_SEED = 0
 FIRST_FRESH = 100  # seeds from here on report
@@ -27,15 +26,6 @@ CHUNKS = 25  # longer horizons have as many evaluations a step, so that they sha
 
 Rows = Mapping[str, Mapping[str, Any]]  # trial id -> row
 Train = Callable[[Sequence[Trial]], Rows]
-
-
-@dataclass(frozen=True)
-class Method:
-    """A contestant: an optimizer with its search space."""
-
-    name: str
-    optimizer: type[Optimizer]
-    space: Space
 
 
 @dataclass(frozen=True)
@@ -53,14 +43,14 @@ class Setting:
 @dataclass(frozen=True)
 class Arena:
     """settings by workload; the first setting of each workload is where it is scored. points, seeds: per method and setting.
-    chunks: evaluations at a workload's shortest horizon.
+    chunks: evaluations at a workload's shortest horizon. on: what tuning looks at, at the horizon: loss or metric.
     """
 
     settings: Mapping[str, Sequence[Setting]]
     points: int
     seeds: int
-    schedule: str = "cosine"
     chunks: int = CHUNKS
+    on: str = "loss"
 
     @property
     def all(self) -> list[Setting]:
@@ -70,15 +60,19 @@ class Arena:
     def shortest(self) -> Mapping[str, int]:
         return {name: min(setting.steps for setting in settings) for name, settings in self.settings.items()}
 
-    def trial(self, method: Method, setting: Setting, values: Mapping[str, float], seed: int) -> Trial:
-        """One training run of a method. Every method sees the same initialisation and batches at a seed."""
+    def trial(self, method: Submission, setting: Setting, values: Mapping[str, float], seed: int) -> Trial:
+        """One training run of a method. At a seed all see the same initialisation and, with the same batch size, batches.
+
+        A method with a batch size of its own sees as many examples in another number of steps.
+        """
         ratio = setting.steps / self.shortest[setting.workload.name]
+        workload = method.workload(setting.workload)
         return Trial(
-            workload=setting.workload,
+            workload=workload,
             optimizer=method.optimizer(**values),
-            schedule=SCHEDULES[self.schedule](),
+            schedule=method.schedule,
             parametrization=PARAMETRIZATIONS["sp"](),
-            budget=Budget(steps=setting.steps),
+            budget=Budget(steps=max(1, round(setting.steps * setting.workload.batch_size / workload.batch_size))),
             seed=seed,
             evaluations=max(1, round(self.chunks * ratio)),
         )
@@ -86,11 +80,11 @@ class Arena:
 
 @dataclass(frozen=True)
 class Tuned:
-    """A method at a setting. points: every point tried with its metric, the best first. edges: hyperparameter -> end of its
-    axis at which the best one lies. trials: the best point on fresh seeds.
+    """A method at a setting. points: every point tried with what it reached (less is better), the best first.
+    edges: hyperparameter -> end of its axis at which the best one lies. trials: the best point on fresh seeds.
     """
 
-    method: Method
+    method: Submission
     setting: Setting
     points: tuple[tuple[Mapping[str, float], float], ...]
     edges: Mapping[str, str]
@@ -101,9 +95,13 @@ class Tuned:
         return self.points[0][0]
 
 
-def tune(methods: Sequence[Method], arena: Arena, train: Train) -> list[Tuned]:
-    """Every method at every setting. An edge at which any method's best learning rate lies is extended for all of them."""
-    spaces = {(m.name, s.name): [m.space] for m in methods for s in arena.all}
+def tune(methods: Sequence[Submission], arena: Arena, train: Train) -> list[Tuned]:
+    """Every method at every setting. An edge at which any method's best learning rate lies is extended for all of them.
+
+    Raises BadInput on a submission that lists points, beyond whose edge nothing can be drawn.
+    """
+    drawn = {method.name: _axes(method) for method in methods}
+    spaces = {(m.name, s.name): [drawn[m.name]] for m in methods for s in arena.all}
     tried: dict[tuple[str, str], list[Mapping[str, float]]] = {}
     for method in methods:
         for setting in arena.all:
@@ -113,7 +111,7 @@ def tune(methods: Sequence[Method], arena: Arena, train: Train) -> list[Tuned]:
         ends = {_edge(method, _best(tried, scores, method, setting)) for method in methods} - {""}
         for method in methods:
             for end in sorted(ends):
-                wider = method.space.beyond("learning_rate", end)
+                wider = drawn[method.name].beyond("learning_rate", end)
                 spaces[method.name, setting.name].append(wider)
                 tried[method.name, setting.name] += wider.points(max(2, arena.points // 4), TUNING_SEED + 1)
     scores = _scores(methods, arena, tried, train)
@@ -121,42 +119,54 @@ def tune(methods: Sequence[Method], arena: Arena, train: Train) -> list[Tuned]:
 
 
 def _scores(
-    methods: Sequence[Method],
+    methods: Sequence[Submission],
     arena: Arena,
     tried: Mapping[tuple[str, str], Sequence[Mapping[str, float]]],
     train: Train,
 ) -> dict[tuple[str, str], list[float]]:
-    """Validation loss at the horizon of every point tried; infinite where it diverged."""
+    """Validation loss (or metric, its sign such that less is better) of every point tried; infinite where it diverged."""
     trials = {
         (m.name, s.name): [arena.trial(m, s, point, TUNING_SEED) for point in tried[m.name, s.name]]
         for m in methods
         for s in arena.all
     }
     rows = train([trial for group in trials.values() for trial in group])
-    return {key: [_loss(rows[trial.id]) for trial in group] for key, group in trials.items()}
+    return {
+        key: [_badness(rows[trial.id], trial.workload, arena.on) for trial in group] for key, group in trials.items()
+    }
 
 
-def _loss(row: Mapping[str, Any]) -> float:
-    value = float(row["final_loss"])
-    return value if math.isfinite(value) else math.inf
+def _badness(row: Mapping[str, Any], workload: Workload, on: str) -> float:
+    value = row[f"final_{on}"]
+    if value is None or not math.isfinite(value):
+        return math.inf
+    return -float(value) if on == "metric" and workload.metric.direction == "maximize" else float(value)
 
 
 def _best(
     tried: Mapping[tuple[str, str], Sequence[Mapping[str, float]]],
     scores: Mapping[tuple[str, str], Sequence[float]],
-    method: Method,
+    method: Submission,
     setting: Setting,
 ) -> Mapping[str, float]:
     key = (method.name, setting.name)
     return tried[key][min(range(len(scores[key])), key=scores[key].__getitem__)]
 
 
-def _edge(method: Method, point: Mapping[str, float]) -> str:
-    return method.space.axes["learning_rate"].edge(point["learning_rate"])
+def _edge(method: Submission, point: Mapping[str, float]) -> str:
+    return _axes(method).axes["learning_rate"].edge(point["learning_rate"])
+
+
+def _axes(method: Submission) -> Space:
+    if not isinstance(method.space, Space):
+        raise BadInput(
+            f"{method.name} lists its points; tuning all methods alike takes axes, e.g. learning_rate: {{log: [1e-4, 1e-1]}}"
+        )
+    return method.space
 
 
 def _tuned(
-    method: Method,
+    method: Submission,
     setting: Setting,
     arena: Arena,
     spaces: Mapping[tuple[str, str], Sequence[Space]],

@@ -289,7 +289,7 @@ def _moments(methods: Sequence[str], tuned: Sequence[Tuned], setting: Setting, e
             values = []
             for trial in one.trials:
                 steps, losses = evaluated.get(trial.id, (np.zeros(0), np.zeros(0)))
-                at = np.flatnonzero(steps <= share * setting.steps + 0.5)
+                at = np.flatnonzero(steps <= share * trial.horizon + 0.5)
                 values.append(losses[at[-1]] if at.size else np.nan)
             found[i, methods.index(one.method.name)] = np.mean(values)
     return found

@@ -8,6 +8,7 @@
 
 The function returns an optax transformation; it is traced by JAX, with its numbers as tracers. Arguments with a default are
 its hyperparameters: numbers are traced (trials that differ in them share a program), switches and integers are not.
+The file may declare more of a submission in capitals (harness.submissions).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import hashlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,18 +40,35 @@ def load_optimizer(name: str) -> type[Optimizer]:
     The file may say FAMILY = "sgd" | "adam" | "matrix" (how updates scale with the gradient, which muP needs), and give
     evaluation_params(state, params) for optimizers that average weights. Raises BadInput on what is no optimizer.
     """
-    if ".py" not in name:
+    if not is_file(name):
         return OPTIMIZERS[name]
-    path, _, attribute = name.partition(":")
-    file = Path(path)
+    path, sha256 = _source(name)
+    return _loaded(path, name.partition(":")[2] or "make", sha256)
+
+
+def is_file(name: str) -> bool:
+    """Whether the name is one of FILE.py or FILE.py:FUNCTION."""
+    return ".py" in name
+
+
+def declared(name: str) -> Mapping[str, Any]:
+    """What a user's file (FILE.py or FILE.py:FUNCTION) says in capitals; nothing of a registered optimizer."""
+    if not is_file(name):
+        return {}
+    return {key: value for key, value in vars(_module(*_source(name))).items() if key.isupper()}
+
+
+def _source(name: str) -> tuple[str, str]:
+    """(path, SHA-256) of a user's file."""
+    file = Path(name.partition(":")[0])
     if not file.is_file():
-        raise BadInput(f"there is no file {path}; optimizer= takes FILE.py:FUNCTION or one of {', '.join(OPTIMIZERS)}")
-    return _loaded(str(file.resolve()), attribute or "make", hashlib.sha256(file.read_bytes()).hexdigest())
+        raise BadInput(f"there is no file {file}; optimizer= takes FILE.py:FUNCTION or one of {', '.join(OPTIMIZERS)}")
+    return str(file.resolve()), hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 @functools.cache
 def _loaded(path: str, attribute: str, sha256: str) -> type[Optimizer]:
-    module = _module(Path(path))
+    module = _module(path, sha256)
     function = getattr(module, attribute, None)
     if not callable(function):
         functions = [name for name, value in vars(module).items() if inspect.isfunction(value)]
@@ -82,7 +100,10 @@ def _loaded(path: str, attribute: str, sha256: str) -> type[Optimizer]:
     return cls
 
 
-def _module(path: Path) -> Any:
+@functools.cache
+def _module(source: str, sha256: str) -> Any:
+    """The file, run once for each content that it had."""
+    path = Path(source)
     name = f"windtunnel_user_optimizer.{path.stem}"  # whatever the file is called, it takes no other module's place
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None

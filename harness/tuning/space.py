@@ -84,6 +84,19 @@ class Space:
         return Space({**self.axes, name: Axis(float(low), float(high), axis.scale)})
 
 
+@dataclass(frozen=True)
+class Points:
+    """Hyperparameters written down one by one, AlgoPerf's other kind of search space."""
+
+    listed: tuple[Mapping[str, float], ...]
+
+    def points(self, count: int, seed: int) -> list[dict[str, float]]:
+        """The first `count`, whatever the seed. Raises BadInput if there are fewer."""
+        if count > len(self.listed):
+            raise BadInput(f"the search space lists {len(self.listed)} points where {count} are to be tried; list more")
+        return [dict(point) for point in self.listed[:count]]
+
+
 _RATES = {"sgd": (1e-3, 10.0), "adam": (1e-4, 1e-1), "matrix": (1e-3, 1.0), "other": (1e-4, 1.0)}
 
 
@@ -102,25 +115,56 @@ def default_space(optimizer: Optimizer) -> Space:
     return Space(axes)
 
 
-def read_space(path: Path, optimizer: Optimizer) -> Space:
-    """A YAML of `name: {log|linear|one_minus_log: [low, high]}`. Raises BadInput naming what is wrong with it."""
+def read_space(path: Path, optimizer: Optimizer) -> Space | Points:
+    """A YAML of `name: {log|linear|one_minus_log: [low, high]}`, or a list of points. Raises BadInput on anything else."""
     try:
         content = yaml.safe_load(path.read_text())
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise BadInput(f"cannot read the search space {path}: {str(error).splitlines()[0]}") from None
+    return parse_space(content, optimizer, path.name)
+
+
+def parse_space(content: Any, optimizer: Optimizer, where: str) -> Space | Points:
+    """The same from plain dicts and lists; where: what errors call their source."""
     known = [f.name for f in dataclasses.fields(optimizer)]
+    if isinstance(content, list):
+        return _points(content, known, where)
     axes = {}
     for name, entry in content.items() if isinstance(content, dict) else ():
         if name not in known:
-            raise BadInput(f"{path.name}: the optimizer has no hyperparameter '{name}'. {nearest(str(name), known)}")
+            raise BadInput(f"{where}: the optimizer has no hyperparameter '{name}'. {nearest(str(name), known)}")
         match entry:
             case {**one} if len(one) == 1 and next(iter(one)) in ("log", "linear", "one_minus_log"):
                 scale, ends = typing.cast("tuple[Scale, Any]", next(iter(one.items())))
             case _:
-                raise BadInput(f"{path.name}: {name}={entry} is no axis; write {name}: {{log: [1e-4, 1e-1]}}")
-        if not (isinstance(ends, list) and len(ends) == 2):
-            raise BadInput(f"{path.name}: {name} needs [low, high]")
-        axes[name] = Axis(float(ends[0]), float(ends[1]), scale)
+                raise BadInput(f"{where}: {name}={entry} is no axis; write {name}: {{log: [1e-4, 1e-1]}}")
+        if not (isinstance(ends, list | tuple) and len(ends) == 2):
+            raise BadInput(f"{where}: {name} needs [low, high]")
+        axes[name] = Axis(_number(ends[0], name, where), _number(ends[1], name, where), scale)
     if "learning_rate" not in axes:
-        raise BadInput(f"{path.name} has no axis learning_rate; every method tunes it")
+        raise BadInput(f"{where} has no axis learning_rate; every method tunes it")
     return Space(axes)
+
+
+def _points(content: list[Any], known: list[str], where: str) -> Points:
+    found = []
+    for entry in content:
+        if not (isinstance(entry, dict) and entry):
+            raise BadInput(f"{where}: the point {entry} is none; write - {{learning_rate: 3e-3, b1: 0.9}}")
+        for name in entry:
+            if name not in known:
+                raise BadInput(f"{where}: the optimizer has no hyperparameter '{name}'. {nearest(str(name), known)}")
+        found.append({name: _number(value, name, where) for name, value in entry.items()})
+    if not found:
+        raise BadInput(f"{where} lists no points; write - {{learning_rate: 3e-3}}")
+    return Points(tuple(found))
+
+
+def _number(value: Any, name: str, where: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise BadInput(f"{where}: {name} holds {value}, which is no finite number")
+    return number

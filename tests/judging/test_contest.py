@@ -11,8 +11,9 @@ import pytest
 
 from harness import cli
 from harness.judge import main
-from harness.judging.contest import Arena, Method, Setting, best_of, tune
+from harness.judging.contest import Arena, Setting, best_of, tune
 from harness.optimizers import OPTIMIZERS
+from harness.submissions import load_submission
 from harness.tuning import default_space
 from workloads.image_mlp import ImageMLP
 
@@ -28,7 +29,7 @@ def contest(best_rate, points=8):
             for trial in trials
         }
 
-    methods = [Method(n, OPTIMIZERS[n], default_space(OPTIMIZERS[n]())) for n in ("adamw", "nadamw", "sgd")]
+    methods = [load_submission(name) for name in ("adamw", "nadamw", "sgd")]
     arena = Arena({"image_mlp": [Setting(ImageMLP(width=w), s) for w in (8, 16) for s in (20, 40)]}, points, 3)
     return tune(methods, arena, train), trained
 
