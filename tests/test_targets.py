@@ -62,7 +62,16 @@ def test_tuning_looks_at_what_the_target_is_on():
 
 
 def test_a_variant_is_trained_as_declared(tmp_path):
-    words = ["workload=ctr", "variant=layernorm", "fields.width=4", "fields.depth=1", "fields.hash_buckets=50", "steps=8", "points=2", "seeds=2"]
+    words = [
+        "workload=ctr",
+        "variant=layernorm",
+        "fields.width=4",
+        "fields.depth=1",
+        "fields.hash_buckets=50",
+        "steps=8",
+        "points=2",
+        "seeds=2",
+    ]
     assert main([*words, "algorithms=adamw", f"out={tmp_path}", f"results={tmp_path}"]) == 0
     found = json.loads((tmp_path / "ctr_layernorm.json").read_text())
     assert (found["workload"], found["variant"]) == ("ctr", "layernorm")
