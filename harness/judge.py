@@ -10,8 +10,13 @@ baselines: registered names; the first is what speed-ups are over. space: YAML o
 YAML file like conf/judge/quick.yaml. workloads: which of the profile's. points, seeds: instead of the profile's. relax: the
 target is the median baseline loss times 1 + relax, as half the baseline's own runs would miss it.
 
+hyperparameter_free: also train every method with one configuration for all workloads, its default's and one calibrated on the
+other workloads.
+
 Every method tunes with the same number of quasi-random points at every workload, width and horizon; winners are trained again
-on fresh seeds, and only these report. Trials are recorded under results/<name>: the same command goes on where it stopped.
+on fresh seeds, and only these report. The optimizer and the first baseline also train at learning rates around their best, at
+every width: does it carry over, and what does a wrong one cost? Trials are recorded under results/<name>: the same command goes
+on where it stopped.
 Writes judge.json, scores.json, report.html. Exit code 1: the optimizer is slower than the first baseline.
 """
 
@@ -31,6 +36,8 @@ from harness import cli, session
 from harness.config import CONFIG_DIR, WORKLOADS, RunConfig, schema
 from harness.judging.contest import Arena, Rows, Setting, tune
 from harness.judging.findings import judge
+from harness.judging.fixed import fixed_runs
+from harness.judging.rates import OCTAVES, sweeps
 from harness.judging.sections import sections_of
 from harness.records.files import write_json
 from harness.records.store import Store
@@ -54,6 +61,7 @@ class JudgeConfig:
     points: int | None = None
     seeds: int | None = None
     relax: float = 0.01
+    hyperparameter_free: bool = False
     name: str = ""
     results: str = "results"
     devices: int | None = None
@@ -99,8 +107,12 @@ def main(argv: list[str]) -> int:
         return {row["trial"]: row for row in store.trials().to_pylist() if row["trial"] in wanted}
 
     tuned = tune(methods, arena, train)
-    rows = train([trial for one in tuned for trial in one.trials])
-    found = judge(tuned, rows, store.curves([trial.id for one in tuned for trial in one.trials]), config.relax)
+    around = sweeps(tuned, arena, (methods[0].name, methods[-1].name))
+    fixed = fixed_runs(tuned, arena) if config.hyperparameter_free else []
+    fresh = [trial for one in tuned for trial in one.trials]
+    swept = [trial for sweep in around for trial in sweep.trials.values()]
+    rows = train([*fresh, *swept, *(trial for one in fixed for trial in one.trials)])
+    found = judge(tuned, rows, store.curves([trial.id for trial in fresh]), config.relax, around, fixed)
     store.compact()
     sections = sections_of(found)
     write_json(store.root / "judge.json", found.to_json())
@@ -180,9 +192,12 @@ def _settings(entrant: Entrant) -> list[Setting]:
 def _plan(methods: Sequence[Submission], arena: Arena, store: Store) -> str:
     settings = len(arena.all)
     tuning, fresh = len(methods) * settings * arena.points, len(methods) * settings * arena.seeds
+    widths = sum(len({setting.workload.width for setting in found}) for found in arena.settings.values())
+    around = 2 * widths * len(OCTAVES) * arena.seeds
     return (
         f"{', '.join(method.name for method in methods)} at {settings} settings of {', '.join(arena.settings)}: {tuning} "
-        f"trials to tune, {fresh} on fresh seeds, and a quarter more where an optimum lies at an edge; records in {store.root}"
+        f"trials to tune, {fresh} on fresh seeds, {around} at other learning rates, and a quarter more tuning where an optimum "
+        f"lies at an edge; records in {store.root}"
     )
 
 

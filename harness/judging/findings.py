@@ -14,7 +14,9 @@ import pyarrow as pa
 from harness.engine.cost import compare_step_seconds
 from harness.engine.flops import step_flops
 from harness.judging.contest import Rows, Setting, Tuned, best_of
+from harness.judging.fixed import Fixed, Untuned, untuned
 from harness.judging.joint import Joint, Point, fit_joint
+from harness.judging.rates import Rates, Sweep, rates_of
 from harness.judging.speedup import Losses, Overall, SpeedUp, overall, speed_ups, survives_scale
 from harness.optimizers import OPTIMIZERS
 from harness.scoring import RULES, Scores, Trials, Workloads, leaderboard, study_times
@@ -69,6 +71,8 @@ class Findings:
     targets: Mapping[str, tuple[float, float]]
     costs: Mapping[tuple[str, str], Cost]
     moments: Mapping[str, np.ndarray]
+    rates: tuple[Rates, ...]
+    untuned: Untuned | None
 
     @property
     def judged(self) -> str:
@@ -110,13 +114,25 @@ class Findings:
                     for one in self.tuned
                 ],
                 "costs": {f"{method}, {setting}": vars(cost) for (method, setting), cost in self.costs.items()},
+                "learning_rates": [one.to_json() for one in self.rates],
+                "hyperparameter_free": None if self.untuned is None else self.untuned.to_json(),
             }
         )
         return result
 
 
-def judge(tuned: Sequence[Tuned], rows: Rows, curves: pa.Table, relax: float) -> Findings:
-    """Everything that is reported, from fresh seeds. relax: share by which targets are easier than the baseline's median."""
+def judge(
+    tuned: Sequence[Tuned],
+    rows: Rows,
+    curves: pa.Table,
+    relax: float,
+    sweeps: Sequence[Sweep] = (),
+    fixed: Sequence[Fixed] = (),
+) -> Findings:
+    """Everything that is reported, from fresh seeds. relax: share by which targets are easier than the baseline's median.
+
+    rows: also of the trials of sweeps (other learning rates) and of fixed (one configuration for all workloads).
+    """
     methods = tuple(dict.fromkeys(one.method.name for one in tuned))
     losses = {(o.method.name, o.setting.name): np.array([_final(rows[t.id]) for t in o.trials]) for o in tuned}
     sizes = {o.setting.workload: float(rows[o.trials[0].id]["params"]) for o in tuned}
@@ -143,7 +159,15 @@ def judge(tuned: Sequence[Tuned], rows: Rows, curves: pa.Table, relax: float) ->
         targets=targets,
         costs=costs,
         moments={s.name: _moments(methods, tuned, s, evaluated) for s in dict.fromkeys(o.setting for o in tuned)},
+        rates=tuple(rates_of(sweep, rows) for sweep in sweeps),
+        untuned=untuned(fixed, rows, _reference(losses, methods[0], scored), methods[-1]) if fixed else None,
     )
+
+
+def _reference(
+    losses: Mapping[tuple[str, str], np.ndarray], baseline: str, scored: Mapping[str, Setting]
+) -> dict[str, float]:
+    return {name: float(np.nanmedian(losses[baseline, setting.name])) for name, setting in scored.items()}
 
 
 def expected_best(one: Tuned) -> list[float]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
 from harness.judging.findings import EXTRAPOLATED, MOMENTS, Findings, Verdict, expected_best
+from harness.judging.fixed import Untuned
+from harness.judging.rates import OCTAVES
 from harness.laws.plots import Layer, Plot
 from harness.laws.procedures.base import Table
 from harness.report.document import Section
@@ -22,7 +25,12 @@ def sections_of(found: Findings) -> list[Section]:
     """The page, from the verdict to the tuning."""
     parts = [_verdict(found), *(_workload(found, one) for one in found.verdicts)]
     scored = score_section(found.scores)
-    return [*parts, scored, ratio_section(found.scores), _costs(found), _along_the_way(found), _tuning(found)]
+    parts += [scored, ratio_section(found.scores), _costs(found)]
+    if found.rates:
+        parts.append(_rates(found))
+    if found.untuned is not None:
+        parts.append(_untuned(found, found.untuned))
+    return [*parts, _along_the_way(found), _tuning(found)]
 
 
 def _verdict(found: Findings) -> Section:
@@ -152,6 +160,64 @@ def _costs(found: Findings) -> Section:
         "Isolated step times of this device, which scores in time use. The own FLOPs are what remains of it at scale."
     )
     return Section("What a step costs", text, (), (Table("Cost of a step", header, rows),))
+
+
+def _rates(found: Findings) -> Section:
+    rows, costs, plots = [], [], []
+    for one in found.rates:
+        moved = one.transfer
+        drift, interval = (math.nan, (math.nan, math.nan)) if moved is None or moved.drift is None else (
+            moved.drift.exponent, moved.drift.interval(0.95)
+        )  # fmt: skip
+        regret = math.nan if moved is None else float(moved.regret.value[-1])
+        verdict = "undecided" if moved is None else moved.verdict
+        why = one.note if moved is None else moved.reason
+        rows.append((one.workload, one.method, one.parametrization, verdict, drift, interval, regret, why))
+        for width, mean, ends in zip(
+            one.sensitivity.widths, one.sensitivity.mean[0], one.sensitivity.intervals(0.95)[0], strict=True
+        ):
+            costs.append((one.workload, one.method, int(width), mean, tuple(ends.tolist())))
+        if moved is not None:
+            plots.append(_rate_plot(one.workload, one.method, one.parametrization, moved.mean_curves))
+    header = ("workload", "method", "under", "verdict", "drift exponent", "95% interval", "regret at the widest", "why")
+    transfer = Table("Does the smallest width's best learning rate carry over?", header, tuple(rows))
+    sensitivity = Table(
+        "Learning-rate sensitivity",
+        ("workload", "method", "width", "mean excess loss", "95% interval"),
+        tuple(costs),
+    )
+    text = (
+        f"The best configuration of the smallest width at learning rates {2.0 ** OCTAVES[0]:g} to {2.0 ** OCTAVES[-1]:g} times "
+        "its own, on seeds that chose nothing. Sensitivity: how far the loss lies above the best of these rates on average "
+        "(Wortsman et al. 2023)."
+    )
+    return Section("Learning rates", text, (), (transfer, sensitivity), tuple(plots))
+
+
+def _rate_plot(workload: str, method: str, under: str, curves: Mapping[float, tuple[np.ndarray, np.ndarray]]) -> Plot:
+    layers = tuple(Layer(f"width {width:g}", *curve, kind="line") for width, curve in curves.items())
+    caption = f"Validation loss of {method} under {under} by learning rate and width; mean of the seeds that did not diverge."
+    name = "".join(c if c.isalnum() else "_" for c in f"rates_{workload}_{method}")
+    return Plot(name, f"{workload}, {method}", "learning rate", "validation loss", layers, caption=caption, alt=caption)
+
+
+def _untuned(found: Findings, one: Untuned) -> Section:
+    excess = tuple((c.method, c.kind, math.exp(c.mean) - 1, int(np.isnan(c.excess).sum())) for c in one.contestants)
+    rows = tuple((c.first, c.second, c.ratio, c.ci95) for c in one.comparisons)
+    chosen = tuple(
+        (run.method, run.kind, run.workload, ", ".join(f"{key}={value:.3g}" for key, value in run.values.items()))
+        for run in one.runs
+    )
+    text = (
+        "One configuration for all workloads. Calibrated: the tried point that is best on the other workloads. Excess: of the "
+        f"loss over that of {found.methods[0]} tuned on each workload, geometric mean; a diverged run counts as e."
+    )
+    tables = (
+        Table("Without tuning", ("method", "configuration", "excess loss", "diverged runs"), excess),
+        Table("Ratio of losses", ("first", "second", "ratio", "95% interval over seeds"), rows),
+        Table("Configurations", ("method", "kind", "workload", "values"), chosen),
+    )
+    return Section("Hyperparameter-free", text, (), tables)
 
 
 def _along_the_way(found: Findings) -> Section:

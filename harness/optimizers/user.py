@@ -13,6 +13,7 @@ The file may declare more of a submission in capitals (harness.submissions).
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import functools
 import hashlib
@@ -104,6 +105,7 @@ def _loaded(path: str, attribute: str, sha256: str) -> type[Optimizer]:
 def _module(source: str, sha256: str) -> Any:
     """The file, run once for each content that it had."""
     path = Path(source)
+    _refuse_data(path)
     name = f"windtunnel_user_optimizer.{path.stem}"  # whatever the file is called, it takes no other module's place
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
@@ -115,6 +117,27 @@ def _module(source: str, sha256: str) -> Any:
     except Exception as error:
         raise BadInput(f"{path.name} cannot be imported: {type(error).__name__}: {error}") from error
     return module
+
+
+def _refuse_data(path: Path) -> None:
+    """Raise BadInput where a file imports the workloads, through which it would see what it is judged on.
+
+    This catches what a reader would; who hides an import must be caught by reading.
+    """
+    try:
+        tree = ast.parse(path.read_text(), str(path))
+    except (SyntaxError, ValueError) as error:
+        raise BadInput(f"{path.name} cannot be imported: {type(error).__name__}: {error}") from error
+    for node in ast.walk(tree):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            if name.split(".")[0] in ("workloads", "harness") and not f"{name}.".startswith("harness.optimizers."):
+                raise BadInput(
+                    f"{path.name} imports {name}: a submission may not see the data that it is judged on; of this package it "
+                    "may import harness.optimizers only"
+                )
 
 
 def _fields(function: Callable[..., Any], where: str) -> list[tuple[str, type, Any]]:

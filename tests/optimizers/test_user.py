@@ -136,3 +136,23 @@ def test_a_file_that_cannot_be_imported_says_why(tmp_path):
     path.write_text("import nothing_of_that_name\n")
     with pytest.raises(BadInput, match="nothing_of_that_name"):
         load_optimizer(str(path))
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["import workloads.image_mlp", "from workloads import base", "from harness.engine import pack", "import harness"],
+)
+def test_a_file_that_reaches_for_the_data_is_refused(tmp_path, line):
+    path = tmp_path / "peeks.py"
+    path.write_text(f"import optax\n\ndef make(learning_rate):\n    {line}\n    return optax.sgd(learning_rate)\n")
+    with pytest.raises(BadInput, match="may not see the data"):
+        load_optimizer(str(path))
+
+
+def test_registered_optimizers_may_be_built_upon(tmp_path):
+    path = tmp_path / "builds.py"
+    path.write_text(
+        "from harness.optimizers import OPTIMIZERS\n\n"
+        "def make(learning_rate):\n    return OPTIMIZERS['lion']().build(learning_rate)\n"
+    )
+    assert load_optimizer(str(path))().learning_rate > 0
