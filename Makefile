@@ -1,13 +1,15 @@
 # make study   set everything up and run the quickstart study (about 5 minutes on 2 cores after installation)
 # make test    set everything up and run the tests
 # make check-slurm   run the SLURM tests on a real single-machine cluster that it starts and stops (Debian, as root)
+# make check-faults  kill fifty workers at random moments, where `make test` kills four (a few minutes)
+# make bench-scale   what 10,000 trials cost to plan, look at and merge, what the W&B mirror costs, and a simulated million
 # make lint / types / bench / bench-fit / lock
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: venv study test check-slurm lint types bench bench-fit lock clean
+.PHONY: venv study test check-slurm check-faults lint types bench bench-fit bench-scale lock clean
 
 venv: $(INSTALLED)
 
@@ -27,6 +29,9 @@ test: venv
 check-slurm: venv
 	SLURM/local/check.sh $(BIN)/python
 
+check-faults: venv
+	WINDTUNNEL_KILLS=50 $(BIN)/python -m pytest tests/engine/test_faults.py tests/records/test_faults.py
+
 lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -40,6 +45,9 @@ bench: venv
 
 bench-fit: venv
 	$(BIN)/python -m tests.bench only=fit,published out=results/bench-fit
+
+bench-scale: venv
+	$(BIN)/python -m tests.bench only=scale,tracker out=results/bench-scale
 
 # Newest versions that pyproject.toml allows on the oldest supported Python, as plain name==version lines.
 lock:

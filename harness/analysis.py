@@ -77,7 +77,12 @@ class LawResult:
 
 def label(point: Point, axis: str) -> str:
     """The name of the series a point belongs to."""
-    parts = [str(value) for key, value in point.items() if key != axis and key not in NOT_SERIES]
+    return series_name({key: value for key, value in point.items() if key != axis and key not in NOT_SERIES})
+
+
+def series_name(values: Mapping[str, Any]) -> str:
+    """What tells a series from the others: mup, or where a value does not speak for itself with its key, mup/batch_size=32."""
+    parts = [value if isinstance(value, str) else f"{key.rpartition('.')[2]}={value}" for key, value in values.items()]
     return "/".join(parts) or "all"
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from harness.analysis import series_name
 from harness.checks import CHECKS, Finding
 from harness.laws import PredictionVerdict
 from harness.registry import nearest
@@ -71,7 +72,7 @@ def _expectable(kind: str, expected: str) -> bool:
 def _check(claim: dict[str, Any], found: Findings) -> _Verdict:
     kind = _kind(claim)
     assert kind is not None
-    name = "/".join(str(value) for value in dict(claim[kind] or {}).values()) or "all"
+    name = series_name(dict(claim[kind] or {}))
     if kind in CHECKS:
         return _of_check(found.checks.get(kind), name, claim["expect"])
     known: Mapping[str, Any] = found.predictions if kind == "prediction" else found.transfers

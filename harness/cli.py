@@ -5,6 +5,7 @@ Exit codes: 0 done; 1 a claim or target failed; 2 bad input (one paragraph on st
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
 import textwrap
@@ -21,11 +22,12 @@ from workloads.base import BadInput
 
 S = TypeVar("S")
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _GO_ON = "what was finished is recorded; run the same command again to go on"
 
 
 def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> int:
-    """Call `main(arguments)` and turn BadInput and signals into messages and exit codes (128 + signal)."""
+    """Call `main(arguments)` and turn BadInput, signals and full disks into messages and exit codes (128 + signal)."""
     try:
         return main(list(sys.argv[1:] if argv is None else argv))
     except BadInput as error:
@@ -40,6 +42,11 @@ def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> 
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        print(f"error: {error.strerror}: free some space; {_GO_ON}", file=sys.stderr)
+        return 1
 
 
 def parse(argv: Sequence[str], schema: type[S]) -> S:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,13 +66,22 @@ class TrackerConfig:
 
 @dataclass
 class EngineConfig:
-    """How trials are trained, never what they compute (see harness.engine.runner.Settings). devices: CPU devices to make."""
+    """How trials are trained, never what they compute (see harness.engine.runner.Settings). devices: CPU devices to make.
+
+    layout: trials (every device trains whole trials) or model (a trial is split over all devices of all processes).
+    coordinator, processes, process: of several processes with layout=model; srun's are found without.
+    """
 
     devices: int | None = None
+    layout: str = "trials"
+    coordinator: str = ""
+    processes: int | None = None
+    process: int | None = None
     pack_size: int | None = None
     memory_gb: float | None = None
     checkpoint_overhead: float = 0.03
     curve_points: int = 256
+    chunk_limit_s: float | None = 7200.0
 
 
 @dataclass
@@ -348,7 +357,13 @@ def with_values(trial: Trial, values: Mapping[str, Any]) -> Trial:
 
 
 def _checked(cls: type[Any], key: str, name: str, value: Any) -> Any:
-    """`value` as the field's type."""
+    """`value` as the field's type. Sweeps ask for the same few values thousands of times."""
+    check = _checked_once if isinstance(value, Hashable) else _checked_once.__wrapped__
+    return check(cls, key, name, value)  # type: ignore[arg-type]
+
+
+@functools.lru_cache(maxsize=1 << 14, typed=True)
+def _checked_once(cls: type[Any], key: str, name: str, value: Any) -> Any:
     kinds = {f.name: f.type for f in dataclasses.fields(cls)}
     if name not in kinds:
         raise BadInput(f"unknown key '{key}'. {nearest(name, kinds)}")

@@ -69,10 +69,14 @@ class JudgeConfig:
 
 @dataclass
 class Entrant:
-    """One workload of a profile: its widths, horizons in steps, and other fields."""
+    """One workload of a profile: its widths, horizons in steps, and other fields.
+
+    rate_widths: at which learning rates are swept, three or more for a verdict (default: widths).
+    """
 
     workload: str = ""
     widths: list[int] = field(default_factory=list)
+    rate_widths: list[int] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
     fields: dict[str, Any] = field(default_factory=dict)
 
@@ -151,7 +155,8 @@ def _arena(config: JudgeConfig) -> Arena:
     points, seeds = config.points or profile.points, config.seeds or profile.seeds
     if points < 2 or seeds < 2:
         raise BadInput(f"points={points} and seeds={seeds} must be at least 2")
-    return Arena(settings, points, seeds)
+    widths = {entrant.workload: entrant.rate_widths or entrant.widths for entrant in profile.workloads}
+    return Arena(settings, points, seeds, rate_widths=widths)
 
 
 def _profile(name: str) -> Profile:
@@ -192,7 +197,7 @@ def _settings(entrant: Entrant) -> list[Setting]:
 def _plan(methods: Sequence[Submission], arena: Arena, store: Store) -> str:
     settings = len(arena.all)
     tuning, fresh = len(methods) * settings * arena.points, len(methods) * settings * arena.seeds
-    widths = sum(len({setting.workload.width for setting in found}) for found in arena.settings.values())
+    widths = sum(len(arena.rate_widths[name]) for name in arena.settings)
     around = 2 * widths * len(OCTAVES) * arena.seeds
     return (
         f"{', '.join(method.name for method in methods)} at {settings} settings of {', '.join(arena.settings)}: {tuning} "

@@ -7,6 +7,7 @@ commands:
   transfer  whether the best learning rate moves with scale, from any table of runs
   judge     is my optimizer faster than equally tuned baselines, and does the gain survive scale?
   targets   set a workload's targets as AlgoPerf does
+  compete   train submissions under AlgoPerf's rules, and score them
   score     score submissions as AlgoPerf does, from a table of trials or its logs
   runs      list, filter and export what is recorded
   report    write a study's HTML report again from its records
@@ -24,7 +25,7 @@ from harness import cli
 from harness.registry import nearest
 from workloads.base import BadInput
 
-COMMANDS = ("train", "study", "fit", "transfer", "judge", "targets", "score", "runs", "report", "wandb")
+COMMANDS = ("train", "study", "fit", "transfer", "judge", "targets", "compete", "score", "runs", "report", "wandb")
 
 
 def main(argv: list[str]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +17,7 @@ from harness.laws.fitting.fit import Prediction
 from harness.records.files import read_json, write_json
 from harness.sweep import Point
 from harness.transfer import Transfer
+from workloads.base import BadInput
 
 FILE = "prediction.json"
 
@@ -36,20 +37,28 @@ class Target:
 
 
 def write_down(
-    path: Path, found: Mapping[str, Transfer], fitted: Mapping[str, LawResult], target: Target, trained: str
+    path: Path,
+    found: Mapping[str, Transfer],
+    fitted: Mapping[str, LawResult],
+    target: Target,
+    trained: str,
+    recorded: Callable[[Mapping[str, Any]], list[str]],
 ) -> dict[str, Any]:
     """Predict every fitted series and write it to `path`, unless the same trials already made the same prediction there.
 
-    trained: fingerprint of the trials behind the fits. Returns the file's content.
+    trained: fingerprint of the trials behind the fits. recorded: which of the trials that a file's content predicts are already
+    recorded. Returns the file's content.
     """
     if path.exists():
-        before: dict[str, Any] = read_json(path)
+        before = read_json(path)
+        if not (isinstance(before, dict) and before.keys() >= {"written_at", "trained", "scale", "seeds", "series"}):
+            raise BadInput(f"{path} is no prediction of this windtunnel; move it away to predict anew")
         if (before.get("trained"), before.get("scale"), before.get("seeds")) == (
             trained,
             target.scale,
             list(target.seeds),
         ):
-            return before
+            return dict(before)
     content = {
         "written_at": datetime.now(UTC).isoformat(),
         "trained": trained,
@@ -57,6 +66,7 @@ def write_down(
         "seeds": list(target.seeds),
         "series": {name: _predict(found[name], law, target, target.sizes[name]) for name, law in fitted.items()},
     }
+    content["trained_before"] = recorded(content)  # not left to clocks, which jump and differ between machines
     write_json(path, content)
     return content
 
@@ -103,11 +113,16 @@ def trial_points(
     ]
 
 
-def judge(entry: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], written_at: str) -> PredictionVerdict:
-    """The verdict on one series' prediction. Trials that began before the prediction was written prove nothing."""
+def judge(name: str, rows: Sequence[Mapping[str, Any]], content: Mapping[str, Any]) -> PredictionVerdict:
+    """The verdict on one series' prediction. Trials that were recorded before the prediction was written prove nothing.
+
+    content: as `write_down` returns it; where an older version wrote it, only the clocks can tell what was before.
+    """
     if not rows:
         return PredictionVerdict("undecided", "The predicted trials have not been trained.", {})
-    if min(row["started_at"] for row in rows) < written_at:
+    entry, before = content["series"][name], content.get("trained_before")
+    early = (row["started_at"] < content["written_at"] if before is None else row["trial"] in before for row in rows)
+    if any(early):
         return PredictionVerdict(
             "undecided",
             "The predicted trials were trained before this prediction was written down; use other seeds.",

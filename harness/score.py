@@ -3,6 +3,7 @@
   python -m harness.score logs=trials.csv targets=workload_targets.json out=DIR
   python -m harness.score logs=trials.csv targets=workload_targets.json rules=algoperf where="ruleset='external_tuning'"
   python -m harness.score logs=submissions/external_tuning targets=workload_targets.json      an AlgoPerf log tree
+  python -m harness.score logs=results/competition            what python -m harness.compete trained
   python -m harness.score logs=times.csv columns.submission=optimizer columns.time_to_target_s=seconds
 
 logs: a table (CSV, TSV, Parquet, JSONL, JSON, also .gz, or a pattern of files) with one row a trial and the columns submission,
@@ -57,6 +58,8 @@ from workloads.base import BadInput
 NAMES = ("submission", "study", "workload", "trial")
 TIME, INDEX = "time_to_target_s", "hit_eval_index"
 GROUPS = "version,ruleset"
+OWN_TRIALS, OWN_TARGETS = "submissions.csv", "targets.json"
+"""What `python -m harness.compete` writes into its results folder."""
 
 
 @dataclass
@@ -80,7 +83,9 @@ def main(argv: list[str]) -> int:
         return 0
     config = parse(argv, ScoreConfig)
     rules = RULES[config.rules]()
-    targets = read_targets(config.targets) if config.targets else None
+    own = Path(config.logs).expanduser() / OWN_TARGETS
+    path = config.targets or (str(own) if config.logs and own.is_file() else "")
+    targets = read_targets(path) if path else None
     table, data = _rows(config, rules, targets)
     boards = {name: _board(part, config, rules, targets) for name, part in _groups(table, config).items()}
     sections = {name: _sections(name, board) for name, board in boards.items()}
@@ -128,6 +133,8 @@ def _read(config: ScoreConfig, targets: Targets | None) -> Table:
     if not config.logs:
         raise BadInput("which logs? logs=FILE takes a table of trials, logs=FOLDER an AlgoPerf log tree")
     folder = Path(config.logs).expanduser()
+    if (folder / OWN_TRIALS).is_file():
+        return read_table(folder / OWN_TRIALS)
     if not folder.is_dir() or is_study(folder):
         return read_table(config.logs)
     if targets is None:

@@ -5,6 +5,7 @@
     python -m harness.study study=quickstart study.sweep.seed=[0,1,2] study.name=three_seeds
     python -m harness.study study=quickstart hydra/launcher=slurm cluster=cpu          # as SLURM jobs; wait=true follows them
     python -m harness.study status study=quickstart                                    # how its jobs stand
+    python -m harness.study simulate trials=1000000 gpus=1000   # how a study would run there, and what would break first
     python -m harness.study study=lr_width extend=true    # and train what undecided transfers ask for, in up to 3 rounds
     python -m harness.study study=lr_width scale=gpu      # the larger setting that the study names for a GPU
 
@@ -46,14 +47,14 @@ from harness.claims import Findings, check_claims, validate
 from harness.config import StudyConfig, compose_study, options
 from harness.engine import devices
 from harness.extension import ROUNDS, extension
-from harness.launchers.slurm import launcher
+from harness.launchers.slurm import launcher, simulate
 from harness.launchers.slurm.submit import Submitted, preview, require, settled
 from harness.launchers.slurm.tasks import task_devices
 from harness.laws import PredictionVerdict
 from harness.prediction import FILE, Target, fingerprint, judge, trial_points, write_down
 from harness.records.files import atomic_write_text, write_json
 from harness.records.store import Store
-from harness.sweep import Point, flatten, points_of, trials_of, values_of
+from harness.sweep import Point, PointKey, by_point, flatten, points_of, trials_of, values_of
 from harness.transfer import Transfer
 from harness.trial import Trial
 from workloads.base import BadInput
@@ -61,11 +62,13 @@ from workloads.base import BadInput
 
 def main(argv: list[str]) -> int:
     """Entry point; returns the exit code."""
-    if cli.wants_help(argv):
+    if cli.wants_help(argv) and argv[:1] != ["simulate"]:
         print(f"{(__doc__ or '').strip()}\n\nstudies: {', '.join(options('study'))}")
         return 0
     if argv[:1] == ["status"]:
         return launcher.show_status(compose_study(argv[1:]))
+    if argv[:1] == ["simulate"]:
+        return simulate.main(argv[1:])
     config = compose_study(argv)
     on_slurm = config.launcher == "slurm"
     study = OmegaConf.to_object(config.study)
@@ -81,7 +84,12 @@ def main(argv: list[str]) -> int:
     store = session.store_of(config, study.name)
     console = Console()
     later = trials_of(study, [*rerun_layout(study, points), *predict_layout(study, points)])
-    local = task_devices(config) if on_slurm else devices.local_devices()
+    local = task_devices(config) if on_slurm else devices.local_devices(config.engine.layout)
+    if local.spread and jax.process_count() > 1:
+        raise BadInput(
+            "a study analyses in one process; train its large trials with srun python -m harness.train engine.layout=model "
+            f"study_name={config.name} …, and run the study alone afterwards: it trains only what is missing"
+        )
     title = f"{study.name}: {study.question}"
     plan.show(console, title, trials, later, store, session.settings_of(config), local)
     if config.dry_run:
@@ -89,7 +97,7 @@ def main(argv: list[str]) -> int:
             preview(console, trials, config, store, argv)
         return 0
     _write_study(store, config, trials)
-    train = functools.partial(_submit if on_slurm else _train, study, config, store, argv)
+    train = functools.partial(_submit if on_slurm else _train, study, config, store, argv, by_point(points, trials))
     try:
         outcome = investigate(study, points, train, store.root, ROUNDS if config.extend else 0)
     except Submitted as submitted:
@@ -142,13 +150,15 @@ def investigate(
     if study.predict and fitted:
         behind = fingerprint([cell.row["trial"] for cell in (*swept, *rerun)])
         target, series = _target(study, points, fitted)
-        written = write_down(root / FILE, found, fitted, target, behind)
+
+        def recorded(content: Mapping[str, Any]) -> list[str]:
+            finished = Store(root).finished()
+            return [t.id for t in trials_of(study, trial_points(content, study.predict, series)) if t.id in finished]
+
+        written = write_down(root / FILE, found, fitted, target, behind, recorded)
         predicted = train(trial_points(written, study.predict, series))
         cells = by_series(predicted, str(settings_of(study)[0]))
-        verdicts |= {
-            name: judge(entry, [cell.row for cell in cells[name]], written["written_at"])
-            for name, entry in written["series"].items()
-        }
+        verdicts |= {name: judge(name, [cell.row for cell in cells[name]], written) for name in written["series"]}
     stages = {"sweep": swept, "rerun": rerun, "predict": predicted}
     write_json(root / "stages.json", {k: [cell.row["trial"] for cell in cells] for k, cells in stages.items()})
     checks = run_checks(study, swept, root)
@@ -157,24 +167,34 @@ def investigate(
 
 
 def _train(
-    study: StudyConfig, config: DictConfig, store: Store, argv: Sequence[str], points: Sequence[Point]
+    study: StudyConfig,
+    config: DictConfig,
+    store: Store,
+    argv: Sequence[str],
+    known: Mapping[PointKey, Trial],
+    points: Sequence[Point],
 ) -> list[Cell]:
     """Train what is missing of these points; every point with its row."""
     if not points:
         return []
-    trials = trials_of(study, points)
+    trials = trials_of(study, points, known)
     session.train(trials, config, store)
     return _cells(points, trials, store)
 
 
 def _submit(
-    study: StudyConfig, config: DictConfig, store: Store, argv: Sequence[str], points: Sequence[Point]
+    study: StudyConfig,
+    config: DictConfig,
+    store: Store,
+    argv: Sequence[str],
+    known: Mapping[PointKey, Trial],
+    points: Sequence[Point],
 ) -> list[Cell]:
     """Every point with its row; raises Submitted if some have none yet, after having their trials trained by SLURM."""
     if not points:
         return []
     points = settled(store, points)
-    trials = trials_of(study, points)
+    trials = trials_of(study, points, known)
     require(trials, config, store, argv, points)
     return _cells(points, trials, store)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from harness.config import COMPONENTS, StudyConfig, compose_config, trial_from, with_values
@@ -12,8 +12,10 @@ from harness.trial import Trial
 from workloads.base import BadInput
 
 Point = dict[str, Any]
+PointKey = tuple[Any, ...]
 
 _AXES = {"log2", "range"}
+_SEEDS = {"seed", "data_seed"}
 
 
 def values_of(key: str, axis: Any) -> list[Any]:
@@ -68,25 +70,65 @@ def points_of(sweep: Mapping[str, Any], also: Sequence[Mapping[str, Any]] = ()) 
         values = {key: values_of(key, axis) for key, axis in (axes | replaced).items()}
         combinations = itertools.product(*values.values())
         points += [dict(zip(values, combination, strict=True)) for combination in combinations]
-    return [point for i, point in enumerate(points) if point not in points[:i]] if also else points
+    first: dict[PointKey, Point] = {}
+    for point in points:
+        first.setdefault(_key(point), point)
+    return list(first.values())
 
 
-def trials_of(study: StudyConfig, points: Sequence[Point]) -> list[Trial]:
-    """One validated trial for every point. Groups (workload, optimizer, ...) are composed once per combination."""
+def by_point(points: Sequence[Point], trials: Sequence[Trial]) -> dict[PointKey, Trial]:
+    """The trials of these points, for `trials_of` to find."""
+    return dict(zip(map(_key, points), trials, strict=True))
+
+
+def trials_of(
+    study: StudyConfig, points: Sequence[Point], known: Mapping[PointKey, Trial] | None = None
+) -> list[Trial]:
+    """One validated trial for every point; those `known` already are not made again.
+
+    Groups (workload, optimizer, ...) are composed once per combination. Points that differ in their seeds only share all the
+    rest, and a trial whose seeds and whose rest were each validated in other trials is not validated again: no rule looks at
+    a seed and at something else.
+    """
     base = flatten(study.base)
-    composed: dict[tuple[Any, ...], Trial] = {}
+    composed: dict[PointKey, Trial] = {}
+    without_seeds: dict[PointKey, Trial] = {}
+    valid: set[PointKey] = set()
     trials = []
     for point in points:
-        groups = {key: value for key, value in (base | point).items() if key in COMPONENTS}
-        key = tuple(groups.items())
-        if key not in composed:
-            values = {name: value for name, value in base.items() if name not in COMPONENTS}
-            overrides = [f"{name}={_text(value)}" for name, value in (groups | values).items()]
-            composed[key] = trial_from(compose_config("train", overrides))
-        trial = with_values(composed[key], {name: v for name, v in point.items() if name not in COMPONENTS})
-        trial.validate()
+        found = known.get(_key(point)) if known else None
+        if found is not None:
+            trials.append(found)
+            continue
+        seeds = {key: value for key, value in point.items() if key in _SEEDS}
+        rest = {key: value for key, value in point.items() if key not in _SEEDS}
+        key = _key(rest)
+        if key not in without_seeds:
+            groups = {name: value for name, value in (base | rest).items() if name in COMPONENTS}
+            start = _composed(composed, groups, base)
+            without_seeds[key] = with_values(start, {name: v for name, v in rest.items() if name not in COMPONENTS})
+        trial = with_values(without_seeds[key], seeds)
+        parts = {("seeds", *_key(seeds)), ("rest", *key)}
+        if not parts <= valid:
+            trial.validate()
+            valid |= parts
         trials.append(trial)
     return trials
+
+
+def _composed(done: dict[PointKey, Trial], groups: Point, base: Point) -> Trial:
+    """The base's trial with these groups; kept in `done`."""
+    key = _key(groups)
+    if key not in done:
+        values = {name: value for name, value in base.items() if name not in COMPONENTS}
+        overrides = [f"{name}={_text(value)}" for name, value in (groups | values).items()]
+        done[key] = trial_from(compose_config("train", overrides))
+    return done[key]
+
+
+def _key(point: Point) -> PointKey:
+    """Equal for equal points with their axes in one order; lists and the like by how they are written."""
+    return tuple((key, value if isinstance(value, Hashable) else repr(value)) for key, value in point.items())
 
 
 def _text(value: Any) -> str:

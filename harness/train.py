@@ -25,7 +25,7 @@ from rich.table import Table
 from harness import cli, session
 from harness.config import COMPONENTS, CONFIG_DIR, compose_config, explain, options, trial_from
 from harness.engine.runner import Summary
-from harness.records.files import atomic_write_text
+from harness.records.files import atomic_write_text, own_folder
 from harness.records.store import Store
 from harness.trial import Trial
 
@@ -87,8 +87,7 @@ def _unused(config: DictConfig) -> None:
 
 def record_config(store: Store, trial: Trial, config: DictConfig) -> None:
     """Write the job's resolved configuration beside its row."""
-    folder = store.root / "configs"
-    folder.mkdir(exist_ok=True)
+    folder = own_folder(store.root / "configs")
     atomic_write_text(folder / f"{trial.id}.yaml", OmegaConf.to_yaml(config, resolve=True))
 
 

@@ -87,6 +87,9 @@ def _check(config: WandbConfig) -> None:
             f"no study '{printable(config.study or '')}' under results={config.results}. "
             f"{nearest(config.study or '', map(printable, names))}"
         )
+    folder = Path(config.results) / str(config.study) / "wandb"
+    if link := next((path for path in (folder, Journal(folder).path) if path.is_symlink()), None):
+        raise BadInput(f"{link} is a symbolic link; link the whole results folder instead")
     if config.mode not in _MODES:
         raise BadInput(f"unknown mode={config.mode}. {nearest(config.mode, _MODES)}")
     for name in ("runs_per_minute", "longest_backoff_s", "attempts", "client_retries", "timeout_s"):

@@ -12,8 +12,9 @@ import pytest
 
 from harness.config import with_values
 from harness.engine.devices import local_devices
+from harness.launchers.slurm import simulate
 from harness.records.files import read_json
-from tests.bench import gpu, report, studies, sweep
+from tests.bench import gpu, report, scale, studies, sweep
 from tests.bench.__main__ import chosen
 from tests.bench.cases import trial
 from tests.bench.measure import Measure, Section, Target, Timer, interleave, ratios
@@ -122,13 +123,25 @@ def test_a_cut_study_has_the_trials_that_are_named():
 
 
 def test_sections_are_those_of_the_platform():
-    assert chosen(None, "cpu") == ["steps", "sweep", "small", "overhead", "tracker", "fit", "published"]
+    assert chosen(None, "cpu") == ["steps", "sweep", "small", "overhead", "tracker", "scale", "fit", "published"]
     assert chosen(None, "gpu") == ["gpu"]
     assert chosen("small,steps", "cpu") == ["small", "steps"]
     with pytest.raises(BadInput, match="steps"):
         chosen("step", "cpu")
     with pytest.raises(BadInput, match="platform"):
         chosen("gpu", "cpu")
+
+
+def test_a_study_is_submitted_looked_at_and_merged_whole(setup, monkeypatch):
+    monkeypatch.setenv("PATH", os.environ["PATH"])  # to which `run` adds
+    size = scale.Size(seeds=1, per_pack=10)
+    section = scale.section_of(size, 4, [scale.run(size, 4, setup.folder)])
+    values = {measure.name: measure.median for measure in section.measures}
+    assert values["trials lost by any of it"] == 0
+    assert all(values[name] > 0 for name in simulate.MEASURES.values())
+    path = report.write(setup.folder / "bench", [section], report.machine(setup.devices), {})
+    assert simulate.main(["trials=1000", "gpus=10", f"measured={path}", f"out={setup.folder}"]) == 0
+    assert read_json(setup.folder / simulate.FILE)["options"]["merge_ms"] == values["merge, a pack"]
 
 
 def test_every_repeat_is_written(tmp_path, setup):

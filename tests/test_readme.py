@@ -17,6 +17,12 @@ def test_the_tables_of_measures_are_those_of_the_committed_benchmarks():
     assert text.count("<!-- claims -->") == 1
 
 
+def test_the_simulated_studies_are_those_that_are_committed():
+    text = readme.SLURM.read_text()
+    assert readme.written(text) == text
+    assert text.count("<!-- simulations -->") == text.count("<!-- bench: bench_scale.json -->") == 1
+
+
 def test_the_counts_of_laws_and_procedures_are_true():
     laws, procedures = re.search(r"(\d+) laws, (\d+) procedures", readme.README.read_text()).groups()
     assert (int(laws), int(procedures)) == (len(LAWS), len(PROCEDURES))

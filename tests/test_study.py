@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 from harness import cli, study
-from harness.config import CONFIG_DIR
+from harness.config import CONFIG_DIR, compose_study
 from harness.records.files import read_json
 from harness.records.store import Store
-from harness.sweep import flatten, points_of, values_of
+from harness.sweep import by_point, flatten, points_of, trials_of, values_of
 from workloads.base import BadInput
 
 STUDIES = sorted(path.stem for path in (CONFIG_DIR / "study").glob("*.yaml"))
@@ -66,6 +67,21 @@ def test_also_adds_points_once() -> None:
     assert points[-1] == {"parametrization": "mup", "seed": 2}
     with pytest.raises(BadInput, match="not an axis"):
         points_of(sweep, [{"workload.width": [8]}])
+
+
+def test_trials_that_differ_in_seeds_share_the_rest_and_are_all_checked() -> None:
+    config = OmegaConf.to_object(compose_study(["study=regression"]).study)
+    points = points_of({"workload.width": [4, 8], "seed": [0, 1], "data_seed": [None, 3]})
+    trials = trials_of(config, points)
+    assert len({trial.id for trial in trials}) == 8
+    assert [trial.config()["workload.width"] for trial in trials] == [4] * 4 + [8] * 4
+    assert [(trial.seed, trial.data_seed) for trial in trials[:4]] == [(0, None), (0, 3), (1, None), (1, 3)]
+    again = trials_of(config, points[::-1], by_point(points[:3], trials[:3]))
+    assert again == trials[::-1]
+    assert again[-1] is trials[0]
+    for wrong, message in (("seed", "must lie in"), ("workload.width", "workload")):
+        with pytest.raises(BadInput, match=message):
+            trials_of(config, [*points, points[-1] | {wrong: -1}])
 
 
 def test_regression_study_predicts_then_trains_and_hits(results: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,11 @@ HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 PATH=$PATH:/usr/sbin:/sbin
 . "$HERE/common.sh"
 
-fail() { echo "up.sh: $*" >&2; exit 1; }
+fail() { # the logs' ends too, since check.sh deletes them
+  tail -n 5 "$DIR"/log/*.log >&2 2>/dev/null || true
+  echo "up.sh: $*" >&2
+  exit 1
+}
 
 install_packages() {
   local missing=() package policy=/usr/sbin/policy-rc.d
@@ -25,6 +29,7 @@ install_packages() {
     dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed || missing+=("$package")
   done
   [ ${#missing[@]} -gt 0 ] || return 0
+  command -v apt-get >/dev/null || fail "the test cluster is made of Debian's or Ubuntu's packages: ${missing[*]}"
   [ "$(id -u)" = 0 ] || fail "as root: apt-get install ${missing[*]}"
   echo "installing ${missing[*]}"
   if [ ! -e $policy ]; then # or the packages start their own daemons
@@ -32,7 +37,7 @@ install_packages() {
     chmod 755 $policy
     trap 'rm -f /usr/sbin/policy-rc.d' EXIT
   fi
-  apt-get update -qq >"$DIR/log/apt.log" 2>&1
+  apt-get update -qq >"$DIR/log/apt.log" 2>&1 || fail "apt-get update failed, see $DIR/log/apt.log"
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >>"$DIR/log/apt.log" 2>&1 ||
     fail "apt-get failed, see $DIR/log/apt.log"
 }
@@ -41,6 +46,19 @@ check_names() { # the daemons listen where the host's name points to
   getent ahostsv4 "$(hostname -s)" | awk '{print $1}' | sort -u | grep -v '^127\.' >/dev/null &&
     fail "'$(hostname -s)' must be a name of the loopback interface: add '127.0.0.1 $(hostname -s)' to /etc/hosts"
   getent ahostsv4 "$(hostname -s)" >/dev/null || fail "add '127.0.0.1 $(hostname -s)' to /etc/hosts"
+}
+
+check_ports() { # that nobody else has the ports of daemons that are to be started
+  local i
+  running slurmdbd "$DIR/run/slurmdbd.pid" >/dev/null || check_port $((PORT + 1))
+  running slurmctld "$DIR/run/slurmctld.pid" >/dev/null || check_port "$PORT"
+  for i in $(seq "$NODES"); do
+    running slurmd "$DIR/run/slurmd-n$i.pid" >/dev/null || check_port $((PORT + 10 + i))
+  done
+}
+
+check_port() {
+  ! (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null || fail "port $1 is taken: set WINDTUNNEL_SLURM_PORT to the first of 400 free ones"
 }
 
 write_configuration() {
@@ -182,6 +200,7 @@ exec 9>"$DIR/lock"
 flock 9
 install_packages
 check_names
+check_ports
 write_configuration
 start_munge
 start_mariadb

@@ -10,6 +10,8 @@ import hashlib
 import io
 import json
 import os
+import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +24,13 @@ _DIGEST = 64
 
 
 def save(path: Path, tree: Any, meta: dict[str, Any]) -> None:
-    """Write a pytree of arrays and JSON-able facts."""
+    """Write a pytree of arrays and JSON-able facts. Raises OSError as the disk does; then the one before is still there."""
     leaves = {f"leaf_{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(tree))}
     archive = io.BytesIO()
     np.savez(archive, allow_pickle=False, meta=np.array(json.dumps(meta)), **leaves)  # type: ignore[arg-type]
     body = archive.getvalue()
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists():
+    with suppress(FileNotFoundError):  # the first one, or another process that trains the same pack was faster
         os.replace(path, _previous(path))
     atomic_write_bytes(path, hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
 
@@ -52,19 +54,30 @@ def _previous(path: Path) -> Path:
 
 
 def _read(path: Path, like: Any) -> tuple[Any, dict[str, Any]] | None:
+    """What `save` wrote, if it is intact and of this shape; else None, and a line that says why."""
     try:
         content = path.read_bytes()
+        digest, body = content[:_DIGEST], content[_DIGEST + 1 :]
+        if hashlib.sha256(body).hexdigest().encode() != digest:
+            raise ValueError("damaged: its checksum does not match")
+        leaves, meta = _unpacked(body)
+        expected, structure = jax.tree.flatten(like)
+        if [(leaf.shape, leaf.dtype) for leaf in leaves] != [(leaf.shape, leaf.dtype) for leaf in expected]:
+            raise ValueError("written by another program")
     except FileNotFoundError:
         return None
-    digest, body = content[:_DIGEST], content[_DIGEST + 1 :]
-    if hashlib.sha256(body).hexdigest().encode() != digest:
-        print(f"checkpoint {path} is damaged; going on without it")
+    except (ValueError, KeyError, OSError, EOFError, NotImplementedError, zipfile.BadZipFile) as error:
+        print(f"checkpoint {path} cannot be used ({error}); going on with the one before it, or from the start")
         return None
-    with np.load(io.BytesIO(body), allow_pickle=False) as archive:
+    return jax.tree.unflatten(structure, leaves), meta
+
+
+def _unpacked(body: bytes) -> tuple[list[np.ndarray], dict[str, Any]]:
+    archive = np.load(io.BytesIO(body), allow_pickle=False)
+    if not isinstance(archive, np.lib.npyio.NpzFile):
+        raise ValueError("not an archive")
+    with archive:
         meta = json.loads(str(archive["meta"]))
-        leaves = [archive[f"leaf_{i}"] for i in range(len(archive.files) - 1)]
-    expected, structure = jax.tree.flatten(like)
-    same = len(leaves) == len(expected) and all(
-        a.shape == b.shape and a.dtype == b.dtype for a, b in zip(leaves, expected, strict=True)
-    )
-    return (jax.tree.unflatten(structure, leaves), meta) if same else None
+        if not isinstance(meta, dict):
+            raise ValueError("without facts")
+        return [archive[f"leaf_{i}"] for i in range(len(archive.files) - 1)], meta

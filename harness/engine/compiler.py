@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from harness.engine.devices import TRIAL_AXIS, Devices
 from harness.engine.flops import step_flops
@@ -58,6 +58,9 @@ def over_trials(function: Callable[..., Any], devices: Devices, group: int, with
         done = jax.lax.map(jax.vmap(one, axis_name=SIDE_BY_SIDE), groups)
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), done)
 
+    if devices.spread:  # XLA splits the arrays of each trial
+        return local
+
     def sharded(*arguments: Any) -> Any:
         specs = tuple(_ALL_TRIALS for _ in arguments)
         if with_data:
@@ -73,14 +76,19 @@ def compile_program(pack: Pack, data: Any, devices: Devices) -> Program:
     """Compile everything a pack needs. data: the workload's arrays, on the devices."""
     started = time.perf_counter()
     group = pack.group(devices)
-    train = make_train(pack.static, None if group == 1 else SIDE_BY_SIDE)
-    hparams = _shapes(pack.hparams(), devices)
-    stops = jax.ShapeDtypeStruct((pack.width,), np.int32, sharding=devices.by_trial)
+    train = make_train(pack.static, None if group == 1 else SIDE_BY_SIDE, devices.split_batch)
+    by_trial = devices.by_trial
+    hparams = _shapes(pack.hparams(), by_trial)
+    stops = jax.ShapeDtypeStruct((pack.width,), np.int32, sharding=by_trial)
     first = over_trials(train.init, devices, group, False)
-    init = jax.jit(first, out_shardings=devices.by_trial).lower(hparams)
-    state = _shapes(init.out_info, devices)
-    chunk = jax.jit(over_trials(train.chunk, devices, group, True), donate_argnums=0)
-    evaluate = jax.jit(over_trials(train.evaluate, devices, group, True)).lower(state, hparams, data)
+    of_state = devices.of_state(jax.eval_shape(first, hparams))
+    init = jax.jit(first, out_shardings=of_state).lower(hparams)
+    state = _shapes(init.out_info, of_state)
+    chunk = jax.jit(
+        over_trials(train.chunk, devices, group, True), donate_argnums=0, out_shardings=(of_state, by_trial)
+    )
+    scores = jax.jit(over_trials(train.evaluate, devices, group, True), out_shardings=by_trial)
+    evaluate = scores.lower(state, hparams, data)
     return Program(
         init=init.compile(),
         chunk=chunk.lower(state, hparams, stops, data).compile(),
@@ -90,8 +98,11 @@ def compile_program(pack: Pack, data: Any, devices: Devices) -> Program:
     )
 
 
-def _shapes(tree: Any, devices: Devices) -> Any:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=devices.by_trial), tree)
+def _shapes(tree: Any, shardings: Any) -> Any:
+    """Shapes of a tree's leaves. shardings: one for all, or a tree of them."""
+    if isinstance(shardings, NamedSharding):
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=shardings), tree)
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
 
 
 class Compiler:

@@ -1,4 +1,8 @@
-"""Devices: one XLA device per CPU core (or the GPUs), the compilation cache, and memory budgets."""
+"""Devices: one XLA device per CPU core (or the GPUs), the compilation cache, and memory budgets.
+
+Two layouts: `trials`, where every device trains whole trials of its own; and `model`, for a trial that outgrows one device,
+where every array of a trial is split over all devices of all processes (fully sharded data parallelism).
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,17 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from harness.registry import nearest
 from workloads.base import BadInput
 
-TRIAL_AXIS = "trial"
+TRIAL_AXIS, MODEL_AXIS = "trial", "model"
+LAYOUTS = ("trials", "model")
 # One core per device: a trial's arithmetic then never depends on how many cores or trials run beside it.
 _CPU_FLAGS = {"xla_cpu_multi_thread_eigen": "false"}
 # XLA runs programs on a pool of $NPROC threads (default: the cores). A loop or branch that waits for a part of itself holds
@@ -71,9 +79,10 @@ class CacheCounter:
 
 @dataclass(frozen=True)
 class Devices:
-    """The local devices as one axis over which trials are sharded."""
+    """The devices as one axis, over which trials are split, or with `spread` the arrays of each trial."""
 
     mesh: Mesh
+    spread: bool = False
 
     @property
     def count(self) -> int:
@@ -89,9 +98,58 @@ class Devices:
         return str(self.mesh.devices.flat[0].device_kind)
 
     @property
+    def primary(self) -> bool:
+        """Whether this process writes the records: the first one of those that train together."""
+        return not self.spread or jax.process_index() == 0
+
+    @property
     def by_trial(self) -> NamedSharding:
-        """Leading axis = trials, split over the devices."""
-        return NamedSharding(self.mesh, PartitionSpec(TRIAL_AXIS))
+        """Leading axis = trials, split over the devices; with `spread` every device has all."""
+        return NamedSharding(self.mesh, PartitionSpec() if self.spread else PartitionSpec(TRIAL_AXIS))
+
+    def of_state(self, tree: Any) -> Any:
+        """Shardings of a state's leaves, (trials, ...) each: by trial, or with `spread` along the longest axis that divides."""
+        return jax.tree.map(lambda leaf: self._of_leaf(leaf.shape) if self.spread else self.by_trial, tree)
+
+    def _of_leaf(self, shape: tuple[int, ...]) -> NamedSharding:
+        lengths = [length if length % self.count == 0 else 0 for length in shape[1:]]
+        longest = max(lengths, default=0)
+        if not longest:
+            return self.replicated
+        at = 1 + lengths.index(longest)
+        return NamedSharding(self.mesh, PartitionSpec(*[None] * at, MODEL_AXIS))
+
+    def split_batch(self, batch: Any) -> Any:
+        """With `spread`: the batch, each device computing on its share of the examples (if their number divides)."""
+        if not self.spread:
+            return batch
+
+        def split(leaf: Any) -> Any:
+            shared = leaf.ndim > 0 and leaf.shape[0] % self.count == 0
+            spec = PartitionSpec(MODEL_AXIS) if shared else PartitionSpec()
+            return jax.lax.with_sharding_constraint(leaf, NamedSharding(self.mesh, spec))
+
+        return jax.tree.map(split, batch)
+
+    def put(self, tree: Any, shardings: Any) -> Any:
+        """Host arrays onto the devices; with `spread` each process gives its devices their part of what all of them hold."""
+        if not self.spread:
+            return jax.device_put(tree, shardings)
+
+        def one(leaf: Any, sharding: NamedSharding) -> Any:
+            host = np.asarray(leaf)
+            return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+        if isinstance(shardings, NamedSharding):
+            return jax.tree.map(lambda leaf: one(leaf, shardings), tree)
+        return jax.tree.map(one, tree, shardings)
+
+    def fetch(self, tree: Any) -> Any:
+        """Leaves as numpy arrays, whole; with `spread` all processes must ask together."""
+        if not self.spread:
+            return jax.tree.map(np.asarray, tree)
+        whole = jax.jit(lambda tree: tree, out_shardings=self.replicated)(tree)
+        return jax.tree.map(np.asarray, whole)
 
     @property
     def replicated(self) -> NamedSharding:
@@ -109,7 +167,12 @@ class Devices:
         return _MEMORY_SHARE * _available_memory() / self.count
 
 
-def local_devices() -> Devices:
+def local_devices(layout: str = "trials") -> Devices:
+    """This process' devices for the layout `trials`, those of all processes for `model`."""
+    if layout not in LAYOUTS:
+        raise BadInput(f"unknown engine.layout '{layout}'. {nearest(layout, LAYOUTS)}")
+    if layout == "model":
+        return Devices(Mesh(jax.devices(), (MODEL_AXIS,)), spread=True)
     return Devices(Mesh(jax.local_devices(), (TRIAL_AXIS,)))
 
 

@@ -46,6 +46,8 @@ class Pack:
 
         On CPU it depends on the program alone, so that a trial's bits do not depend on its company.
         """
+        if devices.spread:
+            return 1
         local = self.width // devices.count
         if devices.platform != "cpu":
             return local
@@ -93,13 +95,13 @@ def make_packs(
         wanted = _slots(members, devices)
         fits = fitting(members[0], devices, memory)
         slots = min(wanted, fits)
-        count = -(-len(members) // min(slots, pack_size or slots))
+        size = min(slots, pack_size or slots)  # full ones first: what is left after some makes the same packs again
+        count = -(-len(members) // size)
         if slots < min(wanted, len(members)):
             notes.append(
                 f"{len(members)} trials of width {static.workload.width}: {fits} fit the {memory / 2**30:.2f} GiB a pack may "
                 f"take per device, split into {count} packs"
             )
-        size = -(-len(members) // count)
         packs += [Pack(static, tuple(members[i : i + size]), slots) for i in range(0, len(members), size)]
     return packs, notes
 
@@ -109,8 +111,11 @@ def _slots(trials: list[Trial], devices: Devices) -> int:
 
     On CPU, where trials run in turn and an idle slot costs nothing, a number that depends on the program alone, so that
     sweeps of every size share one compilation: few slots for costly steps, more for cheap ones, whose packs would
-    otherwise be over before they are worth starting. Elsewhere all trials run at once.
+    otherwise be over before they are worth starting. Elsewhere all trials run at once. One at a time where each is spread over
+    all devices.
     """
+    if devices.spread:
+        return 1
     if devices.platform != "cpu":
         return devices.count * -(-len(trials) // devices.count)
     return devices.count * _wanted(Pack(trials[0].static(), (trials[0],), 1))

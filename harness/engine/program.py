@@ -17,7 +17,7 @@ from harness.optimizers.base import Optimizer, apply_update
 from harness.optimizers.normalize_and_project import ProjectionState, initial_sphere, project
 from harness.probes import PROBES, Moment
 from harness.trial import Hparams, Static
-from workloads.base import Array, Params, Workload
+from workloads.base import Array, Batch, Params, Workload
 
 Arrays = Mapping[str, Array]
 
@@ -53,10 +53,13 @@ def learning_rate(static: Static, hparams: Hparams, step: Array) -> Array:
     )
 
 
-def make_train(static: Static, together: str | None = None) -> Train:
+def make_train(
+    static: Static, together: str | None = None, split: Callable[[Batch], Batch] = lambda batch: batch
+) -> Train:
     """Pure functions for trials of this static signature.
 
     together: name of the mapped axis whose trials take their steps side by side, in one loop; None where there is none.
+    split: says which device computes on which examples of a batch.
     """
 
     def bound(hparams: Hparams) -> tuple[Workload, Optimizer]:
@@ -78,7 +81,7 @@ def make_train(static: Static, together: str | None = None) -> Train:
 
     def train_step(state: State, hparams: Hparams, data: Arrays) -> tuple[State, Array]:
         workload, optimizer = bound(hparams)
-        batch = workload.batch(data, keys.key(hparams.data_seed), state.step)
+        batch = split(workload.batch(data, keys.key(hparams.data_seed), state.step))
         noise = jax.random.fold_in(keys.key(hparams.seed), state.step)
 
         def loss_of(params: Params) -> tuple[Array, dict[str, Array]]:

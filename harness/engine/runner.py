@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from harness.engine import checkpoint, environment
+from harness.engine import checkpoint, distributed, environment
 from harness.engine.clocks import Clocks
 from harness.engine.compiler import Compiler, Program
 from harness.engine.devices import CacheCounter, Devices
@@ -19,9 +19,11 @@ from harness.engine.history import Evaluation, History, Rows
 from harness.engine.pack import Pack, make_packs
 from harness.engine.program import State
 from harness.engine.signals import StopFlag
-from harness.records.store import Store
+from harness.engine.watchdog import limited
+from harness.records.files import own_folder
+from harness.records.store import CHECKPOINTS, Store
 from harness.trial import Hparams, Trial
-from workloads.base import Data
+from workloads.base import BadInput, Data
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,18 @@ class Settings:
 
     pack_size: most trials in a pack (None: what fits). memory_gb: memory a pack may take per device (None: a share of the
     device's). checkpoint_overhead: checkpoints may take this fraction of the time. curve_points: points kept of a curve.
+    chunk_limit_s: seconds from one evaluation to the next after which the process counts as hung and ends (None: never).
     """
 
     pack_size: int | None = None
     memory_gb: float | None = None
     checkpoint_overhead: float = 0.03
     curve_points: int = 256
+    chunk_limit_s: float | None = 7200.0
+
+    def __post_init__(self) -> None:
+        if self.chunk_limit_s is not None and not self.chunk_limit_s > 0:
+            raise BadInput(f"engine.chunk_limit_s={self.chunk_limit_s} must be positive, or null for no limit")
 
 
 @dataclass(frozen=True)
@@ -135,7 +143,7 @@ class Runner:
         key = workload.data_key()
         if key not in self._data:
             loaded = workload.load()
-            self._data[key] = loaded, jax.device_put(dict(loaded.arrays), self._devices.replicated)
+            self._data[key] = loaded, self._devices.put(dict(loaded.arrays), self._devices.replicated)
         return self._data[key]
 
     def _train_pack(self, pack: Pack, compiler: Compiler, clocks: Clocks, stop: StopFlag) -> Rows:
@@ -144,25 +152,29 @@ class Runner:
         before = dict(clocks.seconds)
         with clocks("compile"):
             program, compile_seconds = compiler.program(pack)
-        hparams = jax.device_put(pack.hparams(), self._devices.by_trial)
-        path = self._store.root / "checkpoints" / f"{pack.id}.ckpt"
+        hparams = self._devices.put(pack.hparams(), self._devices.by_trial)
+        path = own_folder(self._store.root / CHECKPOINTS) / f"{pack.id}.ckpt"
         history = History(pack, program.measures)
         with clocks("checkpoint"):
             state, taken = _resume(path, program, hparams, history, self._devices)
-        size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-        saver = _Saver(path, clocks, self._settings.checkpoint_overhead, size)
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) * len(pack.trials) // pack.width
+        saver = _Saver(path, clocks, self._settings.checkpoint_overhead, size, self._devices)
         for boundary in history.boundaries:
-            if boundary > taken:
-                state = self._train_chunk(pack, program, state, hparams, (taken, boundary), history, clocks)
-                taken = boundary
+            with limited(self._settings.chunk_limit_s, f"training pack {pack.id} from step {taken} to {boundary}"):
+                if boundary > taken:
+                    state = self._train_chunk(pack, program, state, hparams, (taken, boundary), history, clocks)
+                    taken = boundary
+                if taken == boundary < pack.horizon:
+                    saver.save(state, history, taken, stop)
             if taken == boundary < pack.horizon:
-                saver.save(state, history, taken, now=bool(stop.number))
                 stop.check()
         with clocks("records"):
             spent = {str(name): clocks.seconds[name] - before[name] for name in before} | {"compile": compile_seconds}
             rows = self._rows(pack, history, state, spent, started)
-            self._store.append(rows, history.curves(state, self._settings.curve_points))
-            checkpoint.remove(path)
+            curves = history.curves(state, self._settings.curve_points)
+            if self._devices.primary:
+                self._store.append(rows, curves)
+                checkpoint.remove(path)
         for observer in self._observers:
             observer.finished(pack, rows)
         return rows
@@ -183,7 +195,7 @@ class Runner:
         data = self._load(pack)[1]
         before = clocks.seconds["train"]
         with clocks("train"):
-            stops = jax.device_put(pack.stops(stop), self._devices.by_trial)
+            stops = self._devices.put(pack.stops(stop), self._devices.by_trial)
             state, taken = program.chunk(state, hparams, stops, data)
             taken = np.asarray(taken)[:trials, :, : stop - start]
         with clocks("eval"):
@@ -213,31 +225,53 @@ _FIRST_SAVE, _SAVED_BYTES = 0.02, 1.5e8  # seconds, and bytes a second: a guess,
 class _Saver:
     """Writes checkpoints of `size` bytes so often that they take at most a given fraction of the time."""
 
-    def __init__(self, path: Path, clocks: Clocks, overhead: float, size: int) -> None:
-        self._path, self._clocks, self._overhead = path, clocks, overhead
+    def __init__(self, path: Path, clocks: Clocks, overhead: float, size: int, devices: Devices) -> None:
+        self._path, self._clocks, self._overhead, self._devices = path, clocks, overhead, devices
         self._last = clocks.elapsed
         self._cost = _FIRST_SAVE + size / _SAVED_BYTES
+        self._failed = False
 
-    def save(self, state: State, history: History, taken: int, now: bool) -> None:
-        """Save if it is affordable, or `now`."""
-        if not now and self._cost > self._overhead * (self._clocks.elapsed - self._last):
+    def save(self, state: State, history: History, taken: int, stop: StopFlag) -> None:
+        """Save if it is affordable, or a signal came. Where that fails, the checkpoint before stays, and training goes on.
+
+        Processes that train together do so together, and heed the signal that any of them got.
+        """
+        affordable = int(self._cost <= self._overhead * (self._clocks.elapsed - self._last))
+        if self._devices.spread:
+            stop.number, affordable = distributed.greatest(stop.number, affordable)
+        if not (stop.number or affordable):
             return
         started = self._clocks.elapsed
         with self._clocks("checkpoint"):
-            checkpoint.save(self._path, (state, *history.leaves()), {"step": taken})
+            try:
+                used = jax.tree.map(lambda leaf: leaf[: len(history.pack.trials)], self._devices.fetch(state))
+                if self._devices.primary:
+                    checkpoint.save(self._path, (used, *history.leaves()), {"step": taken})
+            except OSError as error:
+                if not self._failed:
+                    print(f"no checkpoint can be written to {self._path} ({error.strerror}); training goes on without")
+                self._failed = True
         self._last = self._clocks.elapsed
         self._cost = self._last - started
 
 
 def _resume(path: Path, program: Program, hparams: Hparams, history: History, devices: Devices) -> tuple[State, int]:
-    """The state to start from and its steps: from the pack's checkpoint if there is an intact one."""
-    state = program.init(hparams)
-    found = checkpoint.load(path, (state, *history.leaves()))
+    """The state to start from and its steps: from the pack's checkpoint if there is an intact one.
+
+    A checkpoint holds the pack's trials without unused slots, whose number may be another next time.
+    """
+    state, trials = program.init(hparams), len(history.pack.trials)
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((trials, *leaf.shape[1:]), leaf.dtype), state)
+    found = checkpoint.load(path, (like, *history.leaves()))
     if found is None:
         return state, 0
     (saved, *leaves), meta = found
+    if meta.get("step") not in history.boundaries:
+        print(f"checkpoint {path} is of step {meta.get('step')}, which is none of this pack's; starting over")
+        return state, 0
     history.restore((leaves[0], leaves[1]))
-    return jax.device_put(saved, devices.by_trial), int(meta["step"])
+    whole = jax.tree.map(lambda used, begun: np.concatenate([used, begun[trials:]]), saved, devices.fetch(state))
+    return devices.put(whole, devices.of_state(state)), int(meta["step"])
 
 
 def _halves(pack: Pack, error: Exception, devices: int) -> list[Pack]:

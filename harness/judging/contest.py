@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from harness.budget import Budget
@@ -44,6 +44,7 @@ class Setting:
 class Arena:
     """settings by workload; the first setting of each workload is where it is scored. points, seeds: per method and setting.
     chunks: evaluations at a workload's shortest horizon. on: what tuning looks at, at the horizon: loss or metric.
+    rate_widths: workload -> widths at which learning rates are swept (default: those of its settings).
     """
 
     settings: Mapping[str, Sequence[Setting]]
@@ -51,6 +52,7 @@ class Arena:
     seeds: int
     chunks: int = CHUNKS
     on: str = "loss"
+    rate_widths: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     @property
     def all(self) -> list[Setting]:

@@ -98,7 +98,8 @@ def _calibrated(tried: Sequence[Tuned]) -> Mapping[str, float]:
         excess = [math.log(table[key] / min(table.values())) if table[key] < math.inf else DIVERGED for table in tables]
         return sum(min(value, DIVERGED) for value in excess)
 
-    return dict(min(common, key=cost))
+    best: _Point = min(common, key=cost)
+    return dict(best)
 
 
 def _contestants(runs: Sequence[Fixed], rows: Rows, reference: Mapping[str, float]) -> list[Contestant]:

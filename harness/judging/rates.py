@@ -64,9 +64,11 @@ def sweeps(tuned: Sequence[Tuned], arena: Arena, methods: Sequence[str]) -> list
     for name, settings in arena.settings.items():
         shortest = [setting for setting in settings if setting.steps == arena.shortest[name]]
         base = min(shortest, key=lambda setting: setting.workload.width)
+        widths = sorted({base.workload.width, *(arena.rate_widths.get(name) or (s.workload.width for s in shortest))})
+        there = [Setting(base.workload.replace(width=width), base.steps) for width in widths]
         for one in tuned:
             if one.setting == base and one.method.name in methods:
-                found.append(_sweep(one, arena, shortest))
+                found.append(_sweep(one, arena, there))
     return found
 
 

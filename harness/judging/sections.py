@@ -196,7 +196,9 @@ def _rates(found: Findings) -> Section:
 
 def _rate_plot(workload: str, method: str, under: str, curves: Mapping[float, tuple[np.ndarray, np.ndarray]]) -> Plot:
     layers = tuple(Layer(f"width {width:g}", *curve, kind="line") for width, curve in curves.items())
-    caption = f"Validation loss of {method} under {under} by learning rate and width; mean of the seeds that did not diverge."
+    caption = (
+        f"Validation loss of {method} under {under} by learning rate and width; mean of the seeds that did not diverge."
+    )
     name = "".join(c if c.isalnum() else "_" for c in f"rates_{workload}_{method}")
     return Plot(name, f"{workload}, {method}", "learning rate", "validation loss", layers, caption=caption, alt=caption)
 

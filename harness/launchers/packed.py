@@ -74,10 +74,12 @@ def launch(context: HydraContext, sweep: DictConfig, job_overrides: Sequence[Seq
 def train(trials: Sequence[Trial], config: DictConfig, store: Store) -> None:
     """Train what is missing in this process and print the rows, or with dry_run print what would be trained."""
     if config.dry_run:
-        settings, local = session.settings_of(config), devices.local_devices()
+        settings, local = session.settings_of(config), devices.local_devices(config.engine.layout)
         plan.show(Console(), config.study_name, trials, [], store, settings, local)
         return
-    report(store, trials, session.train(trials, config, store))
+    summary = session.train(trials, config, store)
+    if devices.local_devices(config.engine.layout).primary:
+        report(store, trials, summary)
 
 
 class JobLoader:

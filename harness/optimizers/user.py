@@ -105,7 +105,7 @@ def _loaded(path: str, attribute: str, sha256: str) -> type[Optimizer]:
 def _module(source: str, sha256: str) -> Any:
     """The file, run once for each content that it had."""
     path = Path(source)
-    _refuse_data(path)
+    refuse_data(path)
     name = f"windtunnel_user_optimizer.{path.stem}"  # whatever the file is called, it takes no other module's place
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
@@ -119,7 +119,7 @@ def _module(source: str, sha256: str) -> Any:
     return module
 
 
-def _refuse_data(path: Path) -> None:
+def refuse_data(path: Path) -> None:
     """Raise BadInput where a file imports the workloads, through which it would see what it is judged on.
 
     This catches what a reader would; who hides an import must be caught by reading.

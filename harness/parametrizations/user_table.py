@@ -76,7 +76,7 @@ def _read(file: str) -> dict[str, Any]:
         content = yaml.safe_load(Path(file).read_text())
     except OSError as error:
         raise BadInput(f"parametrization.file='{file}' cannot be read: {error.strerror}; give a YAML table") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise BadInput(f"parametrization.file={file} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict) or not isinstance(content.get("leaves"), list):
         raise BadInput(f"{file} must hold `leaves: [{{match: REGEX, init: POWER, ...}}, ...]`")

@@ -35,6 +35,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
         _sync(path.parent)
 
 
+def own_folder(path: Path) -> Path:
+    """Make a folder inside of a results folder; returns it. Raises BadInput if it is a link, OSError as the disk does.
+
+    A results folder may come from somebody else: nothing in it may lead what is written out of it.
+    """
+    if path.is_symlink():
+        raise BadInput(f"{path} is a symbolic link; link the whole results folder instead")
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -54,13 +65,20 @@ def atomic_write_text(path: Path, text: str) -> None:
     atomic_write_bytes(path, text.encode())
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Replace `path` with `value` as standard JSON, all or nothing.
+def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
+    """Replace `path` with `value` as standard JSON, all or nothing. indent: None for a file that is large.
 
     JSON has no NaN and no infinity: every non-finite number becomes null, which any reader takes as "no number here".
     Numpy scalars and arrays, tuples and paths are converted; other types raise TypeError.
     """
-    text = json.dumps(_plain(value), indent=2, allow_nan=False, ensure_ascii=False)
+
+    def dumped(content: Any) -> str:
+        return json.dumps(content, indent=indent, allow_nan=False, ensure_ascii=False)
+
+    try:  # as it is, which is ten times as fast, if nothing in it needs conversion
+        text = dumped(value if indent is None else _plain(value))
+    except (TypeError, ValueError):
+        text = dumped(_plain(value))
     atomic_write_text(path, text + "\n")
 
 

@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from harness.records.files import TEMPORARY, atomic_write_bytes
+from harness.records.files import TEMPORARY, atomic_write_bytes, own_folder
 from harness.records.schema import VERSION, VERSION_KEY, conform
 from harness.records.text import printable
 from workloads.base import BadInput
@@ -36,6 +37,7 @@ NAME = re.compile(r"(?P<stem>[A-Za-z0-9_-]+)(?:\.(?P<crc>[0-9a-f]{8}))?\.parquet
 STEM_KEY = b"windtunnel.fragment"
 COVERS_KEY = b"windtunnel.covers"
 CORRUPT = ".corrupt"
+ID = r"\A[0-9a-f]{16}\z"
 
 _RETRIES = 50
 _STALE_SECONDS = 24 * 3600
@@ -122,7 +124,15 @@ class Fragment:
         for name in self.pile.required:
             if name in table.column_names and table.column(name).null_count:
                 raise Damaged(self.pile, self.path, f"it has rows without '{name}'")
+        if "trial" in table.column_names and not _are_ids(table.column("trial")):
+            raise Damaged(self.pile, self.path, "it has trials whose id is not 16 hexadecimal digits")
         return table
+
+
+def _are_ids(column: pa.ChunkedArray) -> bool:
+    """Whether these are trials' ids, which name files: none may be a path, whoever wrote the fragment."""
+    chunks = [chunk.dictionary if isinstance(chunk, pa.DictionaryArray) else chunk for chunk in column.chunks]
+    return all(pc.all(pc.match_substring_regex(chunk, ID)).as_py() is not False for chunk in chunks)
 
 
 @contextmanager
@@ -234,7 +244,7 @@ class Pile:
         table = table.replace_schema_metadata(metadata)
         content = _parquet(table, compress=compact or bool(self.dictionaries))
         path = self.path / f"{stem}.{zlib.crc32(content):08x}.parquet"
-        self.path.mkdir(parents=True, exist_ok=True)
+        own_folder(self.path)
         atomic_write_bytes(path, content)
         return path
 
@@ -283,6 +293,8 @@ def remove_stale_temporaries(directory: Path) -> None:
     """Delete what killed writers left behind. Ages are differences of this file system's own clock, not the host's."""
     probe = directory / f".{time_ordered_name()}{TEMPORARY}"
     with suppress(OSError):
+        if directory.is_symlink():
+            return
         probe.touch()
         now = probe.stat().st_mtime
         probe.unlink()

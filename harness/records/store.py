@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from harness.records.files import TEMPORARY, atomic_write_bytes
+from harness.records.files import TEMPORARY, atomic_write_bytes, own_folder
 from harness.records.fragments import (
     Damaged,
     Fragment,
@@ -33,6 +33,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 PUBLISHED = "trials.parquet"
+CHECKPOINTS = "checkpoints"
 
 _LARGE = 64 << 20  # bytes; merging stops at fragments of this size
 
@@ -71,8 +72,8 @@ class Store:
     def check_writable(self) -> None:
         """Create the folders and try them. Raises BadInput if that fails; call it before training."""
         try:
-            for folder in (self.root, self._trials.path, self._curves.path):
-                folder.mkdir(parents=True, exist_ok=True)
+            self.root.mkdir(parents=True, exist_ok=True)
+            for folder in (self.root, own_folder(self._trials.path), own_folder(self._curves.path)):
                 probe = folder / f".{time_ordered_name()}{TEMPORARY}"
                 probe.write_bytes(b"writable")
                 probe.unlink()
@@ -161,7 +162,7 @@ class Store:
             if self._trials.paths() in ([], [published]):
                 break
         consistently(self._merge_curves)
-        for folder in (self.root, self._trials.path, self._curves.path):
+        for folder in (self.root, self._trials.path, self._curves.path, self.root / CHECKPOINTS):
             remove_stale_temporaries(folder)
 
     def _publish(self) -> Path | None:
@@ -185,11 +186,13 @@ class Store:
 
     def _merge_curves(self) -> None:
         batch: list[Fragment] = []
+        size = 0
         for fragment in self._curves.fragments(below=_LARGE):
             batch.append(fragment)
-            if sum(f.size for f in batch) >= _LARGE:
+            size += fragment.size
+            if size >= _LARGE:
                 self._merge_curve_batch(batch)
-                batch = []
+                batch, size = [], 0
         self._merge_curve_batch(batch)
 
     def _merge_curve_batch(self, batch: Sequence[Fragment]) -> None:
@@ -216,7 +219,8 @@ def _curve_pieces(fragments: Iterable[Fragment], current: Mapping[str, str] | No
     for fragment in fragments:
         here: set[tuple[str, str]] = set()
         for group in range(fragment.row_groups):
-            keys = fragment.read(("trial", "attempt"), group).combine_chunks()
+            table = fragment.read(None if current is None else ("trial", "attempt"), group)
+            keys = table.select(["trial", "attempt"]).combine_chunks()
             trials, attempts = (keys[name].combine_chunks() for name in ("trial", "attempt"))
             codes = [np.asarray(column.indices) for column in (trials, attempts)]
             starts = np.flatnonzero(np.append(True, (np.diff(codes[0]) != 0) | (np.diff(codes[1]) != 0)))
@@ -225,6 +229,6 @@ def _curve_pieces(fragments: Iterable[Fragment], current: Mapping[str, str] | No
             here.update(pair for pair, keep in zip(pairs, kept, strict=True) if keep)
             if any(kept):
                 mask = np.repeat(kept, np.diff(np.append(starts, len(keys))))
-                table = fragment.read(None, group)
+                table = table if current is None else fragment.read(None, group)
                 yield table if all(kept) else table.filter(pa.array(mask))
         seen |= here

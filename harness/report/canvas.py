@@ -20,6 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from harness.records.files import atomic_path
 from harness.report.palette import LIGHT, SENTINELS, SYMBOLIC, Palette
 
 Draw = Callable[[Figure, Palette], None]
@@ -72,7 +73,8 @@ class Picture:
         with _style(self.name):
             figure = self._figure(LIGHT)
             figure.set_facecolor(LIGHT["paper"])
-            FigureCanvasAgg(figure).print_png(path, metadata={"Software": None})
+            with atomic_path(path) as temporary:
+                FigureCanvasAgg(figure).print_png(temporary, metadata={"Software": None})
         return path
 
     def _figure(self, palette: Palette) -> Figure:

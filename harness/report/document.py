@@ -12,7 +12,7 @@ from typing import Any
 
 from harness.laws.plots import HeatMap, Plot
 from harness.laws.procedures.base import Table
-from harness.records.files import atomic_write_bytes, atomic_write_text
+from harness.records.files import atomic_write_bytes, atomic_write_text, own_folder
 from harness.report import sections as study
 from harness.report.canvas import Picture
 from harness.report.drawing import MOST_POINTS, file_name, picture
@@ -52,11 +52,11 @@ def write_document(folder: Path, title: str, lead: str, sections: Sequence[Secti
     shown = [_shown(i, section, mine) for i, (section, mine) in enumerate(zip(sections, pictures, strict=True), 1)]
     page = render("document.html", {"name": title, "lead": lead, "sections": shown, "command": command})
     try:
-        (folder / FIGURES).mkdir(parents=True, exist_ok=True)
+        figures = own_folder(folder / FIGURES)
         with TemporaryDirectory() as scratch:
             for one in (one for mine in pictures for one in mine):
                 written = one.write_png(Path(scratch))
-                atomic_write_bytes(folder / FIGURES / written.name, written.read_bytes())
+                atomic_write_bytes(figures / written.name, written.read_bytes())
         atomic_write_text(folder / FILE, page)
     except OSError as error:
         raise BadInput(

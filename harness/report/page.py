@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from harness.config import WORKLOADS
-from harness.records.files import atomic_write_text
+from harness.records.files import atomic_write_text, own_folder
 from harness.report import sections, text
 from harness.report.canvas import Picture
 from harness.report.checked import check_sections
@@ -54,10 +54,10 @@ def write_report(root: Path) -> Path:
     parts = _sections(inputs, arranged)
     page = _render(inputs, arranged, parts)
     try:
-        (root / FIGURES).mkdir(exist_ok=True)
+        figures = own_folder(root / FIGURES)
         for part in parts:
             for picture in part.pictures:
-                picture.write_png(root / FIGURES)
+                picture.write_png(figures)
         atomic_write_text(root / FILE, page)
     except OSError as error:
         raise BadInput(f"cannot write the report to {root}: {error.strerror}; make the folder writable") from None

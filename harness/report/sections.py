@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from harness.analysis import LEARNING_RATE
+from harness.analysis import LEARNING_RATE, series_name
 from harness.laws import LAWS
 from harness.report import text
 from harness.report.inputs import Inputs, array, mapping, numbers, sequence, settings
@@ -60,7 +60,7 @@ def _claim(entry: Mapping[str, Any], inputs: Inputs, scale: str) -> Claim:
 def _statement(claim: Mapping[str, Any], inputs: Inputs, scale: str) -> str:
     def of(kind: str) -> str:
         chosen = claim[kind]
-        return "/".join(str(v) for v in chosen.values()) if isinstance(chosen, dict) and chosen else "all trials"
+        return series_name(chosen) if isinstance(chosen, dict) and chosen else "all trials"
 
     match claim:
         case {"drift": _, "expect": "zero"}:

@@ -26,7 +26,7 @@ def profile_plots(scores: Scores) -> tuple[Plot, ...]:
     both = (_plot("profiles", "Performance profiles", lines, caption),)
     if scores.draws is None:
         return both
-    leading = scores.order[:_WITH_BANDS]
+    leading = [i for i in scores.order if scores.scores[i] > 0][:_WITH_BANDS]
     parts = [leading[start : start + _TOGETHER] for start in range(0, len(leading), _TOGETHER)]
     band = "The same with pointwise 95% bands from resampled studies."
     return both + tuple(

@@ -134,7 +134,7 @@ def _target(path: str | Path, name: str, spec: Any) -> Target:
     try:
         metric, value = str(spec["target_metric_name"]), float(spec["validation_target_value"])
         goal = spec.get("target_metric_goal") or _DIRECTIONS.get(metric)
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         raise BadInput(
             f"{path}: workloads.{name} needs target_metric_name and a number validation_target_value"
         ) from None

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from harness.tracking.wandb_runs import refuse_link
+
 FILE = "synced.jsonl"
 
 
@@ -42,8 +44,9 @@ class Journal:
             json.dumps({"to": destination, "trial": trial, "version": version, "at": at})
             for trial, version in versions.items()
         )
+        refuse_link(self.path.parent)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
             # the first newline ends a line that a crash may have left torn
             os.write(descriptor, ("\n" + "\n".join(lines) + "\n").encode())

@@ -5,12 +5,14 @@ Imports no JAX: the live mirror's process starts with it.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 RECORDED = "recorded"
@@ -60,6 +62,12 @@ class Destination:
             return "offline"
         server = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").rstrip("/")
         return f"{server}/{self.entity or '-'}/{self.project}"
+
+
+def refuse_link(folder: Path) -> None:
+    """Raise OSError if W&B's folder is a link: what a results folder holds must not lead what is written out of it."""
+    if folder.is_symlink():
+        raise OSError(errno.ELOOP, "this is a symbolic link; link the whole results folder instead", str(folder))
 
 
 def key_of(name: str) -> str:
@@ -124,8 +132,9 @@ def open_run(
 ) -> Any:
     """Start the run of a trial, beside any others of this process; online, one that exists is continued.
 
-    Raises what W&B raises.
+    Raises what W&B raises, and OSError if its folder is a link.
     """
+    refuse_link(Path(to.folder) / "wandb")
     run = wandb.init(
         project=to.project,
         entity=to.entity,

@@ -119,7 +119,7 @@ def read_space(path: Path, optimizer: Optimizer) -> Space | Points:
     """A YAML of `name: {log|linear|one_minus_log: [low, high]}`, or a list of points. Raises BadInput on anything else."""
     try:
         content = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+    except (OSError, yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, a date that is none, a giant number
         raise BadInput(f"cannot read the search space {path}: {str(error).splitlines()[0]}") from None
     return parse_space(content, optimizer, path.name)
 

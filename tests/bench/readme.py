@@ -1,22 +1,28 @@
 """README's tables: of measures, from the committed benchmark, and of claims, from the committed studies.
 
-python -m tests.bench.readme        rewrites README.md between its bench and claims markers
+python -m tests.bench.readme              rewrites README.md and SLURM/README.md between their markers
+python -m tests.bench.readme simulate     simulates SLURM/README.md's studies anew before, from the committed benchmarks
 """
 
 from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from harness import study
+from harness.launchers.slurm.simulate import FILE
 from harness.records.files import atomic_write_text, read_json
 from tests.bench.setup import ROOT
 
 README = ROOT / "README.md"
+SLURM = ROOT / "SLURM" / "README.md"
 REFERENCE = ROOT / "results" / "reference"
 FILES = ("bench.json", "bench_small.json", "bench_fit.json")
 _CLAIMS = re.compile(r"(<!-- claims -->\n).*?(<!-- /claims -->)", re.S)
+_SIMULATIONS = re.compile(r"(<!-- simulations -->\n).*?(<!-- /simulations -->)", re.S)
 _MARKED = re.compile(r"(<!-- bench: (\S+) -->\n).*?(<!-- /bench -->)", re.S)
 
 
@@ -54,12 +60,74 @@ def claims(folder: Path) -> str:
     return "\n".join(lines)
 
 
+BASE = (
+    "trials=1000000",
+    "gpus=1000",
+    "measured=results/reference/bench_scale.json,results/reference/bench.json",
+    "step='width 64: engine'",
+)
+STUDIES = {  # of SLURM/README.md: what each changes
+    "as it is": (),
+    "more tasks": ("max_tasks=20000", "max_array=20001"),
+    "no warning": ("grace_s=0", "preemptions=1"),
+    "packs of one": ("pack_trials=1",),
+    "ten times the trials": ("trials=10000000",),
+}
+
+
+def simulate() -> None:
+    """Write results/reference/simulation/ anew."""
+    for name, words in STUDIES.items():
+        changed = {word.partition("=")[0] for word in words}
+        base = [word for word in BASE if word.partition("=")[0] not in changed]
+        out = REFERENCE / "simulation" / name.replace(" ", "_")
+        study.main(["simulate", *(word.replace("'", "") for word in (*base, *words)), f"out={out}"])
+
+
+def simulations(folder: Path) -> str:
+    """Markdown: the command, a table with a column for every simulated study, and what breaks first in the first."""
+    found = {name: read_json(folder / "simulation" / name.replace(" ", "_") / FILE) for name in STUDIES}
+    lines = [f"    windtunnel study simulate {' '.join(BASE)}", ""]
+    changes = [" ".join(f"`{word}`" for word in words) or "-" for words in STUDIES.values()]
+    rows = {"": list(STUDIES), "changed": changes}
+    for what, show in _ROWS.items():
+        rows[what] = [show(content) for content in found.values()]
+    for use in next(iter(found.values()))["uses"]:
+        rows[f"GPU time: {use}"] = [f"{100 * content['uses'][use]:.1f}%" for content in found.values()]
+    rows["bottleneck"] = [f"{content['bottleneck']}" for content in found.values()]
+    lines += [f"| {' | '.join([what, *cells])} |" for what, cells in rows.items()]
+    lines.insert(3, "|---" * (len(found) + 1) + "|")
+    lines += ["", f"What breaks first ({next(iter(found))}):", "", "| what grows | here | limit | reached at, trials |"]
+    lines.append("|---|---|---|---|")
+    for limit in next(iter(found.values()))["limits"]:
+        unit, reached = limit["unit"], limit["trials"]
+        at = "it does not depend on them" if reached is None else f"{reached:.2g}"
+        lines.append(f"| {limit['what']} | {limit['here']:.3g} {unit} | {limit['limit']:.3g} {unit} | {at} |")
+    return "\n".join(lines)
+
+
+_ROWS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "trials, packs, tasks": lambda c: f"{c['trials']:,}, {c['packs']:,}, {c['tasks']:,}",
+    "attempts": lambda c: ", ".join(f"{count} {cause}" for cause, count in c["attempts"].items()),
+    "packs lost or doubled": lambda c: str(c["packs"] - c["finished_packs"] + c["doubled_packs"]),
+    "makespan": lambda c: f"{c['makespan_h']:.1f} h",
+    "without any loss": lambda c: f"{c['ideal_h']:.1f} h",
+    "useful share of allocated GPU time": lambda c: f"{100 * c['utilisation']:.1f}%",
+    "planning before it": lambda c: f"{c['plan_s']:.0f} s",
+    "merging all its records": lambda c: f"{c['merge_s']:.0f} s",
+}
+
+
 def written(text: str, folder: Path = REFERENCE) -> str:
     """README's text with its tables made anew."""
     text = _CLAIMS.sub(lambda m: f"{m[1]}{claims(folder)}\n{m[2]}", text)
+    text = _SIMULATIONS.sub(lambda m: f"{m[1]}{simulations(folder)}\n{m[2]}", text)
     return _MARKED.sub(lambda m: f"{m[1]}{table(read_json(folder / m[2]))}\n{m[3]}", text)
 
 
 if __name__ == "__main__":
-    atomic_write_text(README, written(README.read_text()))
+    if sys.argv[1:] == ["simulate"]:
+        simulate()
+    for path in (README, SLURM):
+        atomic_write_text(path, written(path.read_text()))
     sys.exit(0)

@@ -86,9 +86,9 @@ def valley(steepness):
 
 
 def test_sensitivity():
-    assert verdicts("sensitivity", valley(0.05), baseline="False") == {"True": "lower"}
-    assert verdicts("sensitivity", valley(0.2), baseline="False") == {"True": "not_lower"}
-    with pytest.raises(BadInput, match="there are: False, True"):
+    assert verdicts("sensitivity", valley(0.05), baseline="qk_norm=False") == {"qk_norm=True": "lower"}
+    assert verdicts("sensitivity", valley(0.2), baseline="qk_norm=False") == {"qk_norm=True": "not_lower"}
+    with pytest.raises(BadInput, match="there are: qk_norm=False, qk_norm=True"):
         CHECKS["sensitivity"](baseline="none").run(valley(0.1))
 
 
@@ -176,14 +176,19 @@ def scores(gap):
 
 
 def test_generalization():
-    assert verdicts("generalization", scores(0.0), baseline="16") == {"256": "no_worse"}
-    assert verdicts("generalization", scores(0.05), baseline="16") == {"256": "worse"}
-    assert verdicts("generalization", scores(-0.05), baseline="16", score="loss") == {"256": "no_worse"}
+    assert verdicts("generalization", scores(0.0), baseline="batch_size=16") == {"batch_size=256": "no_worse"}
+    assert verdicts("generalization", scores(0.05), baseline="batch_size=16") == {"batch_size=256": "worse"}
+    assert verdicts("generalization", scores(-0.05), baseline="batch_size=16", score="loss") == {
+        "batch_size=256": "no_worse"
+    }
     made = [m for m in scores(0.0) if m.row["seed"] == 0]
-    assert verdicts("generalization", made, baseline="16") == {"256": "undecided"}
-    found = CHECKS["generalization"](baseline="16").run(scores(0.05))
-    assert found.document["256"]["learning_rate"] == 2.0**-3
-    for options, words in (({"baseline": "8"}, "there are: 16, 256"), ({"score": "error"}, "must be loss or metric")):
+    assert verdicts("generalization", made, baseline="batch_size=16") == {"batch_size=256": "undecided"}
+    found = CHECKS["generalization"](baseline="batch_size=16").run(scores(0.05))
+    assert found.document["batch_size=256"]["learning_rate"] == 2.0**-3
+    for options, words in (
+        ({"baseline": "8"}, "there are: batch_size=16, batch_size=256"),
+        ({"score": "error"}, "must be loss or metric"),
+    ):
         with pytest.raises(BadInput, match=words):
             CHECKS["generalization"](**options).run(scores(0.0))
 

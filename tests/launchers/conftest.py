@@ -1,4 +1,4 @@
-"""SLURM's commands as small scripts on PATH that say what a test tells them to and write down what they were asked."""
+"""Tests of launchers find a stand-in for SLURM's commands first on PATH."""
 
 from __future__ import annotations
 
@@ -6,31 +6,7 @@ from pathlib import Path
 
 import pytest
 
-
-class FakeSlurm:
-    """The folder of the scripts. `said` of a command is its standard output; `calls` are the arguments of its calls."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.script("sbatch", 'echo "$(($(wc -l <"$0.calls") + 100))"')
-        self.script("squeue", 'cat "$0.said" 2>/dev/null || true')
-        self.script("sacct", 'cat "$0.said" 2>/dev/null || true')
-        self.script("scontrol", "")
-
-    def script(self, name: str, body: str) -> None:
-        path = self.folder / name
-        path.write_text(f'#!/bin/bash\nprintf "%s\\n" "$*" >>"$0.calls"\nenv >"$0.env"\n{body}\n')
-        path.chmod(0o755)
-
-    def say(self, name: str, text: str) -> None:
-        (self.folder / f"{name}.said").write_text(text)
-
-    def calls(self, name: str) -> list[str]:
-        path = self.folder / f"{name}.calls"
-        return path.read_text().splitlines() if path.exists() else []
-
-    def environment(self, name: str) -> str:
-        return (self.folder / f"{name}.env").read_text()
+from tests.launchers.fake_slurm import FakeSlurm
 
 
 @pytest.fixture

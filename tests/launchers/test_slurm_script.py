@@ -12,7 +12,7 @@ import pytest
 
 from harness.config import ClusterConfig
 from harness.launchers.slurm.script import array_script, follow_script, job_name
-from tests.launchers.conftest import FakeSlurm
+from tests.launchers.fake_slurm import FakeSlurm
 from workloads.base import BadInput
 
 HOSTILE = "a b'\"$(touch pwned)`touch pwned`;touch pwned\\ #&|*"

@@ -21,14 +21,25 @@ from harness.config import COMPONENTS, CONFIG_DIR, compose_config, trial_from
 from harness.engine.devices import local_devices
 from harness.engine.pack import make_packs
 from harness.engine.signals import StopFlag
-from harness.launchers.slurm import snapshot, status, submit, tasks
+from harness.launchers.slurm import queue, snapshot, status, submit, tasks
 from harness.launchers.slurm.attempts import Attempts, GivenUp
-from harness.launchers.slurm.manifest import check_files, digests, planned, read, same_points, submissions, trial_of
+from harness.launchers.slurm.manifest import (
+    Manifest,
+    PlannedPack,
+    check_files,
+    digests,
+    factored,
+    planned,
+    read,
+    same_points,
+    submissions,
+    trial_of,
+)
 from harness.launchers.slurm.training import train_task
 from harness.records.files import read_json, write_json
 from harness.records.store import Store
 from harness.trial import Trial
-from tests.launchers.conftest import FakeSlurm
+from tests.launchers.fake_slurm import FakeSlurm
 from tests.trials import LM, small_trial
 from workloads.base import BadInput
 
@@ -84,6 +95,23 @@ def test_packs_are_those_of_one_process(results: Path, pack_size: str) -> None:
     for entries, pack in zip((pack.trials for task in planned_tasks for pack in task), whole, strict=True):
         (alone,), _ = make_packs([trial_of(entry) for entry in entries], local, memory, engine.pack_size)
         assert (alone.id, alone.width) == (pack.id, pack.width)
+
+
+def test_a_manifest_says_once_what_trials_share(results: Path) -> None:
+    trials = [*some_trials(2), small_trial(seed=7, optimizer__weight_decay=0.0, evaluations=1, budget__steps=12)]
+    trials += [replace(trials[0], parametrization=COMPONENTS["parametrization"]["mup"](), seed=9)]
+    entries = [PlannedPack(trial.id, 1.0, [planned(trial)]) for trial in trials]
+    shared, tasks_ = factored([entries[:2], entries[2:]])
+    path = Manifest("s", "now", {}, {}, 2, tasks_, points=[{"seed": float("nan")}], shared=shared).write(results)
+    again = read(path)
+    assert [again.trial(entry) for pack in again.packs for entry in pack.trials] == trials
+    assert again.shared["workload"] == planned(trials[0])["config"]["workload"]
+    rest = again.packs[1].trials[0]["config"]
+    assert rest["seed"] == 1
+    assert rest.keys().isdisjoint({"workload", "schedule", "budget", "data_seed"})
+    assert "name" not in again.shared["parametrization"]
+    assert again.points == [{"seed": None}]
+    assert factored([]) == ({group: {} for group in (*COMPONENTS, "budget")}, [])
 
 
 def test_packs_share_a_task_while_it_is_short(results: Path) -> None:
@@ -212,6 +240,23 @@ def test_following_ends_with_the_study(slurm: FakeSlurm, results: Path, monkeypa
     assert status.follow(store, folders, console) == 0
     write_json(folders[0] / "outcome.json", {"code": 1, "next": []})  # a claim is refuted
     assert status.follow(store, folders, console) == 1
+
+
+def test_following_outlives_the_controller(
+    slurm: FakeSlurm, results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(status, "_LAST_POLL", 0.01)
+    store, trials = Store(results / "s"), some_trials(1)
+    folders = submit.submit(trials, config(results), store)
+    store.append([row(trial) for trial in trials])
+    away = 'echo "slurm_load_jobs error: Unable to contact slurm controller (connect failure)" >&2; exit 1'
+    slurm.script("squeue", f'[ "$(wc -l <"$0.calls")" -gt 3 ] || {{ {away}; }}')
+    assert status.follow(store, folders, status.Console()) == 0
+    assert capsys.readouterr().out.count("Unable to contact") == 3
+    monkeypatch.setattr(status, "_PATIENCE", 0.0)
+    slurm.script("squeue", away)
+    with pytest.raises(queue.Unreachable, match="what is queued stays queued"):
+        status.follow(store, folders, status.Console())
 
 
 def test_dry_run_shows_the_scripts_and_submits_nothing(

@@ -20,6 +20,7 @@ import pytest
 from harness.records import fragments
 from harness.records.schema import VERSION_KEY
 from harness.records.store import Store
+from tests.mounts import mounted, needs_mounts
 from workloads.base import BadInput
 
 A, B, C = "a" * 16, "b" * 16, "c" * 16
@@ -248,6 +249,70 @@ def test_a_full_disk_loses_nothing_and_leaves_nothing(tmp_path: Path, monkeypatc
     assert store.finished() == {A}
 
 
+@needs_mounts
+def test_a_disk_that_fills_up_under_many_appends(tmp_path: Path) -> None:
+    """A real one: every append says whether it is recorded, and what is stays, is read, and is merged once there is room."""
+    store, recorded, refused = Store(tmp_path / "study"), set(), 0
+    with mounted(store.root, size="300k"):
+        for i in range(60):
+            trial = f"{i:016x}"
+            try:
+                append(store, trial)
+                recorded.add(trial)
+            except OSError:
+                refused += 1
+        assert refused > 10
+        assert len(recorded) > 10
+        assert store.finished() == recorded
+        assert not list(store.root.rglob("*.tmp"))
+        with pytest.raises(OSError, match="No space"):
+            store.compact()
+        assert store.finished() == recorded
+        subprocess.run(["mount", "-o", "remount,size=4m", str(store.root)], check=True)
+        store.compact()
+        assert store.finished() == set(store.curves()["trial"].to_pylist()) == recorded
+    print(f"{len(recorded)} recorded, {refused} refused")
+
+
+@pytest.mark.parametrize("version", [b"99", b"-1", b"abc", b"9" * 400, b"1.5", b"\xff"])
+def test_a_version_that_is_not_known_is_refused_with_what_to_do(tmp_path: Path, version: bytes) -> None:
+    store = Store(tmp_path / "study")
+    append(store, A)
+    table = pa.table({"trial": [B], "status": ["ok"]}, metadata={VERSION_KEY: version})
+    pq.write_table(table, store.root / "trials" / "other.parquet")
+    with pytest.raises(BadInput, match="update windtunnel, or use another results folder"):
+        store.finished()
+    assert (store.root / "trials" / "other.parquet").exists()
+
+
+OLDER: dict[str, dict[str, pa.Array]] = {
+    "fewer columns": {},
+    "32-bit numbers": {"params": pa.array([7], pa.int32()), "final_loss": pa.array([0.5], pa.float32())},
+    "numbers that were whole": {"final_loss": pa.array([2], pa.int64())},
+    "columns of its own": {"lr": pa.array([0.1]), "nested": pa.array([{"a": [1]}])},
+    "large strings": {"error": pa.array(["x"], pa.large_string()), "config": pa.array(["{}"], pa.large_string())},
+    "a status of its own": {"status": pa.array(["crashed"])},
+}
+
+
+@pytest.mark.parametrize("name", OLDER)
+def test_rows_of_older_versions_are_migrated(tmp_path: Path, name: str) -> None:
+    """Beside rows of this version, and through a merge; a status that does not mean finished is not taken for it."""
+    store = Store(tmp_path / "study")
+    append(store, A)
+    old = {"trial": pa.array([B]), "status": pa.array(["ok"])} | OLDER[name]
+    pq.write_table(pa.table(old), store.root / "trials" / "old.parquet")
+    finished = {A} if name == "a status of its own" else {A, B}
+    for _ in range(2):
+        assert store.finished() == finished
+        rows = {row["trial"]: row for row in store.trials().to_pylist()}
+        assert rows.keys() == {A, B}
+        assert all(rows[B][column] == values[0].as_py() for column, values in old.items() if column != "nested")
+        store.compact()
+    append(store, B)
+    assert store.finished() == {A, B}
+
+
 def test_a_reader_copes_with_a_merge_under_its_hands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(tmp_path / "study")
     for trial in (A, B, C):
@@ -315,9 +380,9 @@ def consistent(root: Path, recorded: set[str]) -> None:
     assert not list(root.rglob("*.corrupt"))
 
 
-def test_four_writers_and_a_compactor_at_once(tmp_path: Path) -> None:
+def test_eight_writers_at_once_of_which_two_compact(tmp_path: Path) -> None:
     root = tmp_path / "study"
-    processes = [start(root, writer, 12, compacts=writer == 4) for writer in range(5)]
+    processes = [start(root, writer, 12, compacts=writer % 4 == 3) for writer in range(8)]
     store = Store(root)
     seen: set[str] = set()
     while any(process.poll() is None for process in processes):
@@ -326,7 +391,7 @@ def test_four_writers_and_a_compactor_at_once(tmp_path: Path) -> None:
         seen = now
     recorded = set().union(*(finish(process) for process in processes))
     assert all(process.returncode == 0 for process in processes)
-    assert len(recorded) == 5 * 12 * 3
+    assert len(recorded) == 8 * 12 * 3
     consistent(root, recorded)
     store.compact()
     consistent(root, recorded)

@@ -240,7 +240,7 @@ def test_other_axes_and_series(tmp_path: Path) -> None:
     ]
     synthetic.write_rows(tmp_path, rows)
     arranged = arrange(read(tmp_path))
-    assert [one.name for one in arranged.series] == ["adamw/0.001", "lion/0.001"]
+    assert [one.name for one in arranged.series] == ["adamw/b2=0.001", "lion/b2=0.001"]
     assert [scale.value for scale in arranged.series[0].swept] == [1, 2]
     page = write_report(tmp_path).read_text(encoding="utf-8")
     assert "stay best at the others" in page

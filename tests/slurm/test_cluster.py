@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from harness import cli, study
 from harness.launchers.slurm import queue
 from harness.launchers.slurm.status import pack_states
 from harness.records.files import read_json
@@ -39,7 +40,9 @@ STUDY = (
 CANARY = "canary-6d1f0a"
 
 
-def test_a_study_over_four_nodes_is_the_study_of_one_process(tmp_path: Path) -> None:
+def test_a_study_over_four_nodes_is_the_study_of_one_process(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Sweep, rerun and prediction, each a job array; every record, curve and analysis, bit for bit."""
     here = windtunnel("study", *STUDY, f"results={tmp_path / 'here'}")
     there = windtunnel("study", *STUDY, *ON_CLUSTER, "wait=true", f"results={tmp_path / 'there'}")
@@ -59,6 +62,10 @@ def test_a_study_over_four_nodes_is_the_study_of_one_process(tmp_path: Path) -> 
     nodes = {entry.task.node for entry in pack_states(Store(there_root)) if entry.task}
     assert len(nodes) >= 2, nodes
     assert {entry.state for entry in pack_states(Store(there_root))} == {"done"}
+    assert cli.run(study.main, ["status", *STUDY, f"results='{tmp_path / 'there'}'"]) == 0
+    said = capsys.readouterr().out
+    assert "66/66 trials; packs:" in said
+    assert said.count("went on") == 3
     again = ended(windtunnel("study", *STUDY, *ON_CLUSTER, f"results={tmp_path / 'there'}"))
     assert "submitted" not in again
 
@@ -131,11 +138,12 @@ def test_cancelled_is_not_resurrected(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("preset", ["cpu", "gpu", "local"])
-def test_presets_are_accepted(preset: str, tmp_path: Path) -> None:
+def test_presets_are_accepted(preset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """sbatch takes the script of every shipped preset, and the one with GPUs gets them."""
     fits = ("cluster.cpus=1", "cluster.mem_gb=1", "cluster.analysis={cpus: 1, mem_gb: 1}")
-    words = [*MODEL, "budget.steps=12", "hydra/launcher=slurm", f"cluster={preset}", *fits, f"results={tmp_path}"]
-    text = ended(windtunnel("train", *words, "dry_run=true"))
+    words = [*STUDY, "hydra/launcher=slurm", f"cluster={preset}", *fits, f"results='{tmp_path}'", "dry_run=true"]
+    assert cli.run(study.main, words) == 0
+    text = capsys.readouterr().out
     script = tmp_path / "array.sh"
     script.write_text(text[text.index("#!/bin/bash") : text.index('exit "$code"')])
     subprocess.run(["sbatch", "--test-only", str(script)], check=True, capture_output=True)

@@ -20,14 +20,14 @@ from harness.sweep import Point
 from harness.trial import Trial
 from workloads.base import BadInput
 
-VERSION = 1
+VERSION = 2
 NAME = "manifest.json"
 FOLDER = "slurm"  # results/<study>/slurm/<submission>/
 
 
 @dataclass(frozen=True)
 class PlannedPack:
-    """A pack as planned when it was submitted. id: Pack.id. seconds: estimated."""
+    """A pack as planned when it was submitted. id: Pack.id. seconds: estimated. trials: see `planned`, `Manifest.shared`."""
 
     id: str
     seconds: float
@@ -44,7 +44,8 @@ class Manifest:
 
     engine, tracker: as in the commands' configuration, with all that depends on the machine filled in. arguments: of the
     `study` command that follows the array (None: nothing follows). points: the stage's points, in the study's words.
-    files: path -> SHA-256 of the files that trials name besides their corpus.
+    files: path -> SHA-256 of the files that trials name besides their corpus. shared: what the configurations of all trials
+    have in common, and those of `tasks` therefore lack: every task reads the whole manifest.
     """
 
     study: str
@@ -56,6 +57,7 @@ class Manifest:
     arguments: list[str] | None = None
     points: list[Point] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)
+    shared: dict[str, Any] = field(default_factory=dict)
 
     @property
     def packs(self) -> list[PlannedPack]:
@@ -68,8 +70,16 @@ class Manifest:
 
     def write(self, folder: Path) -> Path:
         path = folder / NAME
-        write_json(path, {"version": VERSION, **dataclasses.asdict(self)})
+        tasks = [[vars(pack) for pack in task] for task in self.tasks]
+        write_json(path, {"version": VERSION, **vars(self), "tasks": tasks}, indent=None)
         return path
+
+    def trial(self, entry: Mapping[str, Any]) -> Trial:
+        """The trial of an entry of a pack's `trials`. Raises BadInput as `trial_of` does."""
+        config = {**self.shared, **entry["config"]}
+        for group in (*COMPONENTS, "budget"):
+            config[group] = {**self.shared.get(group, {}), **entry["config"].get(group, {})}
+        return trial_of({"id": entry["id"], "config": config})
 
 
 def read(path: Path) -> Manifest:
@@ -103,6 +113,41 @@ def planned(trial: Trial) -> dict[str, Any]:
     return {"id": trial.id, "config": config}
 
 
+def factored(tasks: Sequence[Sequence[PlannedPack]]) -> tuple[dict[str, Any], list[list[PlannedPack]]]:
+    """(what the configurations of all trials have in common, the tasks with the rest of them)."""
+    configs = [trial["config"] for task in tasks for pack in task for trial in pack.trials]
+    groups = (*COMPONENTS, "budget")
+    shared = _common(configs)
+    shared |= {group: _common([config[group] for config in configs]) for group in groups}
+
+    def rest(config: Mapping[str, Any]) -> dict[str, Any]:
+        own = {key: _without(config[key], shared[key]) for key in groups}
+        return {**_without(config, shared), **{key: values for key, values in own.items() if values}}
+
+    def packed(pack: PlannedPack) -> PlannedPack:
+        trials = [{"id": trial["id"], "config": rest(trial["config"])} for trial in pack.trials]
+        return dataclasses.replace(pack, trials=trials)
+
+    return shared, [[packed(pack) for pack in task] for task in tasks]
+
+
+def _common(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The entries that all of them have, each with the same value of the same type."""
+    common = dict(configs[0]) if configs else {}
+    for config in configs:
+        for key in [key for key in common if not (key in config and _same(common[key], config[key]))]:
+            del common[key]
+    return common
+
+
+def _same(one: Any, other: Any) -> bool:
+    return one is other or (type(one) is type(other) and bool(one == other) and (one != 0 or str(one) == str(other)))
+
+
+def _without(config: Mapping[str, Any], shared: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in shared}
+
+
 def trial_of(entry: Mapping[str, Any]) -> Trial:
     """The trial that `planned` described, made and checked by the config layer. Raises BadInput if it is another one."""
     trial = trial_from(_composed(entry["config"]))
@@ -134,12 +179,10 @@ def run_values(config: DictConfig, engine: EngineConfig) -> dict[str, dict[str, 
 
 def digests(trials: Iterable[Trial]) -> dict[str, str]:
     """SHA-256 of every file that trials name besides their corpus (which is in their ids), such as a table of exponents."""
-    named = {
-        value
-        for trial in trials
-        for key, value in trial.config().items()
-        if "." in key and not key.startswith("workload.") and isinstance(value, str) and value
-    }
+    groups = [group for group in (*COMPONENTS, "budget") if group != "workload"]
+    parts = {getattr(trial, group) for trial in trials for group in groups}
+    values = {value for part in parts for key, value in components.as_config(part).items() if key != "name"}
+    named = {value for value in values if isinstance(value, str) and value}
     return {name: _sha256(Path(name)) for name in sorted(named) if Path(name).is_file()}
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from workloads.base import BadInput
 
 _SECONDS = 60.0  # a busy controller may take its time
+_AWAY = ("Unable to contact", "Connection refused", "Socket timed out", "Zero Bytes")
 _KEPT = ("SLURM_CONF", "SLURM_CLUSTERS")
 _FIELDS = "ArrayJobID:|,ArrayTaskID:|,State:|,RestartCnt:|,Reason:|,NodeList:"
 _RUNNING = {"RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "STAGE_OUT", "SIGNALING", "RESIZING", "STOPPED"}
@@ -46,6 +47,10 @@ class Task:
 Key = tuple[str, int | None]
 
 
+class Unreachable(BadInput):
+    """SLURM's controller does not answer."""
+
+
 def sbatch(script: Path, options: Sequence[str] = ()) -> str:
     """Submit a script; returns the job's id. Raises BadInput with SLURM's own words if it is refused."""
     answer = _call(["sbatch", "--parsable", *options, str(script)])
@@ -78,7 +83,8 @@ def _squeue(ids: Sequence[str]) -> dict[Key, Task]:
     if answer.returncode:
         if "Invalid job id" in answer.stderr:  # it has ended, and SLURM's controller has forgotten it
             return {}
-        raise BadInput(f"squeue failed: {_words(answer.stderr)}")
+        kind = Unreachable if any(words in answer.stderr for words in _AWAY) else BadInput
+        raise kind(f"squeue failed: {_words(answer.stderr)}; what is queued stays queued, try again later")
     found: dict[Key, Task] = {}
     for line in answer.stdout.splitlines():
         job, task, state, restarts, reason, node = (word.strip() for word in line.split("|", 5))
@@ -111,7 +117,7 @@ def _call(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
             f"{command[0]} is not on this machine's PATH; run on a machine of the cluster, or use hydra/launcher=packed"
         ) from None
     except subprocess.TimeoutExpired:
-        raise BadInput(f"{command[0]} did not answer for {_SECONDS:.0f} s; try again later") from None
+        raise Unreachable(f"{command[0]} did not answer for {_SECONDS:.0f} s; try again later") from None
 
 
 def _words(text: str) -> str:

@@ -41,10 +41,14 @@ trap - TERM
 
 # Not SLURM_JOB_ID: the last task of an array has the array's own, which would mean all tasks.
 job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
+patient() { # the controller may be away for a while
+  for _ in {1..60}; do "$@" && return; sleep 5; done
+  return 1
+}
 again() { # not if it is being cancelled, or already requeued by SLURM: then it is no longer RUNNING
-  [ "$(squeue --noheader --jobs="$job" --format=%T)" = RUNNING ] || return
+  [ "$(patient squeue --noheader --jobs="$job" --format=%T)" = RUNNING ] || return
   echo "exit code $code: requeued"
-  scontrol requeue "$job" && sleep 300
+  patient scontrol requeue "$job" && sleep 300
 }
 attempts=$(cat __ATTEMPTS__/"$SLURM_ARRAY_TASK_ID" 2>/dev/null || echo 0)
 case $code in

@@ -20,6 +20,7 @@ from workloads.base import BadInput
 
 STATES = ("pending", "running", "preempted", "done", "failed", "unknown")
 _FIRST_POLL, _LAST_POLL = 1.0, 15.0  # seconds
+_PATIENCE = 900.0  # seconds without an answer after which following ends; the jobs go on
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,11 @@ def show(console: Console, store: Store) -> None:
         raise BadInput(f"nothing of {store.root} was submitted to SLURM; submit it with hydra/launcher=slurm")
     table = Table("job", "pack", "trials", "state", "SLURM", "restarts", "node", title=store.root.name)
     states = pack_states(store, folders)
+    arrays = {folder: read_json(folder / "jobs.json")["array"] for folder in folders}
     for entry in states:
         task = entry.task
         said = " ".join(filter(None, (task.state, task.detail))) if task else "-"
-        job = f"{read_json(entry.submission / 'jobs.json')['array']}_{entry.index}"
+        job = f"{arrays[entry.submission]}_{entry.index}"
         trials = f"{entry.recorded}/{len(entry.pack.trials)}"
         where = (str(task.restarts), task.node) if task else ("-", "-")
         table.add_row(job, entry.pack.id, trials, entry.state, said, *where)
@@ -142,12 +144,20 @@ def _wait(store: Store, folder: Path, console: Console) -> list[PackState]:
     """Until no job of a submission is left in the queue; returns its packs' last states."""
     jobs = [str(job) for job in read_json(folder / "jobs.json").values() if job is not None]
     columns = (BarColumn(20), TextColumn("{task.description}"), TimeElapsedColumn())
-    pause, shown = _FIRST_POLL, ""
+    pause, shown, heard = _FIRST_POLL, "", time.monotonic()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("")
         while True:
-            live = queue.live(jobs)
-            states = pack_states(store, [folder])
+            try:
+                live = queue.live(jobs)
+                states = pack_states(store, [folder])
+            except queue.Unreachable as reason:
+                if time.monotonic() - heard > _PATIENCE:
+                    raise
+                console.print(str(reason), highlight=False, soft_wrap=True)
+                time.sleep(_LAST_POLL)
+                continue
+            heard = time.monotonic()
             text = summary(states)
             recorded, total = sum(s.recorded for s in states), sum(len(s.pack.trials) for s in states)
             progress.update(bar, description=text, completed=recorded, total=total)

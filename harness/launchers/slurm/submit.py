@@ -19,6 +19,7 @@ from harness.launchers.slurm.manifest import (
     NAME,
     Manifest,
     digests,
+    factored,
     read,
     run_values,
     same_points,
@@ -148,6 +149,7 @@ def prepare(
     """The manifest and the job scripts of a submission; written to `folder`, with the code beside it, if `write`."""
     cluster = cluster_of(config)
     tasks, estimate, notes = plan_tasks(trials, config, store)
+    shared, tasks = factored(tasks)
     manifest = Manifest(
         study=store.root.name,
         created_at=datetime.now(UTC).isoformat(),
@@ -157,6 +159,7 @@ def prepare(
         arguments=None if arguments is None else [word for word in arguments if not word.startswith(_ONLY_HERE)],
         points=list(points),
         files=digests(trials),
+        shared=shared,
     )
     code = snapshot.take(folder.parent) if write else folder.parent / "code"
     common = (cluster, store.root.name, folder, code, folder / NAME)

@@ -63,13 +63,10 @@ def task_devices(config: DictConfig) -> TaskDevices:
     """The devices of one array task."""
     cluster = cluster_of(config)
     mesh, engine = devices.local_devices().mesh, engine_of(config)
-    if cluster.gpus:
-        if not (cluster.gpu_memory_gb or config.engine.memory_gb):
-            raise BadInput(
-                "cluster.gpu_memory_gb must say how much memory a GPU of the cluster has; packs are sized by it"
-            )
-        return TaskDevices(mesh, cluster.gpus, "gpu", engine.memory_gb)
-    return TaskDevices(mesh, engine.devices or 1, "cpu", engine.memory_gb)
+    if cluster.gpus and not (cluster.gpu_memory_gb or config.engine.memory_gb):
+        raise BadInput("cluster.gpu_memory_gb must say how much memory a GPU of the cluster has; packs are sized by it")
+    count, platform = (cluster.gpus, "gpu") if cluster.gpus else (engine.devices or 1, "cpu")
+    return TaskDevices(mesh, planned_count=count, planned_platform=platform, planned_memory_gb=engine.memory_gb)
 
 
 def engine_of(config: DictConfig) -> EngineConfig:
@@ -128,7 +125,7 @@ def _grouped(packs: Sequence[Pack], seconds: Sequence[float], target: float, mos
             else:
                 groups.append([i])
                 full = seconds[i]
-        target = max(2 * target, max(seconds, default=1.0))
+        target = max(1.05 * target, sum(seconds) / most, 1e-3)
     return groups
 
 

@@ -15,7 +15,7 @@ from harness.engine import devices
 from harness.engine.runner import Observer, Runner
 from harness.engine.signals import Interrupted, StopFlag
 from harness.launchers.slurm.attempts import Attempts, GivenUp
-from harness.launchers.slurm.manifest import check_files, read, trial_of
+from harness.launchers.slurm.manifest import check_files, read
 from harness.launchers.slurm.script import GAVE_UP, STOPPED
 from harness.records.store import Store
 from harness.tracking.progress import ProgressDisplay
@@ -73,4 +73,4 @@ def train_task(path: Path, index: int, attempts: Attempts, stop: StopFlag) -> No
         print(f"pack {pack.id}: {len(missing)} of {len(pack.trials)} trials to train")
         stop.check()
         if missing:
-            runner.train([trial_of(entry) for entry in missing])
+            runner.train([manifest.trial(entry) for entry in missing])

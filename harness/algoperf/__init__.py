@@ -1,0 +1,22 @@
+"""Submissions written for AlgoPerf's JAX API (MLCommons, version 0.6), run on our workloads."""
+
+from harness.algoperf.log import logged, write_log
+from harness.algoperf.records import Evaluation, Run, Task
+from harness.algoperf.run import train
+from harness.algoperf.space import FILE as SPACE_FILE
+from harness.algoperf.space import read_points
+from harness.algoperf.submission import AlgoPerfSubmission, is_algoperf_style, load
+
+__all__ = [
+    "SPACE_FILE",
+    "AlgoPerfSubmission",
+    "Evaluation",
+    "Run",
+    "Task",
+    "is_algoperf_style",
+    "load",
+    "logged",
+    "read_points",
+    "train",
+    "write_log",
+]

@@ -1,0 +1,80 @@
+"""AlgoPerf's log of a run, which harness.scoring.log_tree reads; and runs that are not repeated once they are logged."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.algoperf.records import Evaluation, Run, Task
+from harness.algoperf.run import train
+from harness.components import as_config
+from harness.records.files import read_json, write_json
+
+FILE = "eval_measurements.csv"
+_RUN = "run.json"
+
+
+def logged(task: Task, folder: Path, metric_name: str) -> Run:
+    """The run that the folder holds, if it is this task's; else train, and write it there beside AlgoPerf's log."""
+    asked = {
+        "submission": task.submission.sha256,
+        "workload": as_config(task.workload),
+        "hyperparameters": dict(task.hyperparameters),
+        "steps": task.steps,
+        "evaluations": task.evaluations,
+        "seed": task.seed,
+    }
+    path = folder / _RUN
+    found = read_json(path) if path.is_file() else {}
+    if isinstance(found, dict) and found.get("task") == asked:
+        return _run(found["run"])
+    run = train(task.submission, task.workload, task.hyperparameters, task.steps, task.evaluations, task.seed)
+    write_log(run, folder, metric_name)
+    write_json(path, {"task": asked, "run": dataclasses.asdict(run)})
+    return run
+
+
+def _run(entry: Mapping[str, Any]) -> Run:
+    """What was written with NaN as null."""
+
+    def number(value: float | None) -> float:
+        return math.nan if value is None else value
+
+    evaluations = tuple(
+        Evaluation(one["step"], one["seconds"], number(one["loss"]), number(one["metric"]))
+        for one in entry["evaluations"]
+    )
+    return Run(**{**entry, "evaluations": evaluations})
+
+
+def write_log(run: Run, folder: Path, metric_name: str) -> Path:
+    """Write FOLDER/eval_measurements.csv, a row per evaluation, and return its path.
+
+    folder: .../<submission>/study_k/<workload>_jax/trial_j. Columns: global_step, score and accumulated_submission_time (the
+    same seconds), validation/<metric>, validation/loss, and test/<metric> in the last row where it is known.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, float | int | str]] = [
+        {
+            "global_step": evaluation.step,
+            "score": evaluation.seconds,
+            "validation/loss": evaluation.loss,
+            f"validation/{metric_name}": evaluation.metric,
+            "accumulated_submission_time": evaluation.seconds,
+        }
+        for evaluation in run.evaluations
+    ]
+    columns = ["global_step", "score", *dict.fromkeys((f"validation/{metric_name}", "validation/loss"))]
+    columns.append("accumulated_submission_time")
+    if rows and run.test_metric is not None:
+        columns.insert(-1, f"test/{metric_name}")
+        rows[-1][f"test/{metric_name}"] = run.test_metric
+    with (folder / FILE).open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder / FILE

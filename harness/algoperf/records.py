@@ -1,0 +1,69 @@
+"""What a training with an AlgoPerf submission is given, and what it finds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from harness.algoperf.submission import AlgoPerfSubmission
+from workloads.base import BadInput, Workload
+
+Ended = Literal["steps", "submission", "time"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """The arguments of `harness.algoperf.train`, which says what they are."""
+
+    submission: AlgoPerfSubmission
+    workload: Workload
+    hyperparameters: Mapping[str, float]
+    steps: int
+    evaluations: int
+    seed: int
+    max_seconds: float = math.inf
+    data_seed: int | None = None
+
+    def validate(self) -> None:
+        """Raise BadInput if this cannot be trained."""
+        if self.steps < 1 or self.evaluations < 1:
+            raise BadInput(f"steps={self.steps} and evaluations={self.evaluations} must be at least 1")
+        if not self.max_seconds > 0:
+            raise BadInput(f"max_seconds={self.max_seconds} must be positive")
+        for number in (self.seed, self.data_seed or 0):
+            if not 0 <= number < 2**31:
+                raise BadInput(f"seed {number} must lie in [0, 2^31)")
+        for name in self.hyperparameters:
+            if not name.isidentifier() or name.startswith("_"):
+                raise BadInput(f"hyperparameter '{name}' cannot be an attribute; use letters, digits and _")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """On the validation split. step: updates taken. seconds: the submission's time up to here, prepare_for_eval included."""
+
+    step: int
+    seconds: float
+    loss: float
+    metric: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training with a submission.
+
+    ended: by "steps" (the horizon), "submission" (it raised TrainingCompleteError, and was evaluated a last time) or "time"
+    (max_seconds; what it reached after that is not evaluated, as in AlgoPerf). steps: calls of update_params, the one that
+    raised included. test_loss, test_metric: of the last evaluation's parameters; None if time ended it. seconds: the
+    submission's time, without compilation.
+    """
+
+    evaluations: tuple[Evaluation, ...]
+    ended: Ended
+    steps: int
+    seconds: float
+    batch_size: int
+    test_loss: float | None
+    test_metric: float | None

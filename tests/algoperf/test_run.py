@@ -1,0 +1,315 @@
+"""Training with AlgoPerf submissions: the engine's curve, what is evaluated and timed, how it ends, and what is refused."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from harness.algoperf import Run, load, train
+from harness.budget import Budget
+from harness.engine.program import make_train
+from harness.parametrizations import PARAMETRIZATIONS
+from tests.trials import small_trial
+from workloads.base import BadInput, Workload
+from workloads.image_mlp import ImageMLP
+from workloads.regression import Regression
+
+DIGITS = ImageMLP(width=8, depth=1)
+LINEAR = Regression(width=8)
+SHORT = {"steps": 6, "evaluations": 3, "seed": 0}
+ADAMW = {"learning_rate": 1e-2, "one_minus_beta1": 0.1, "beta2": 0.99, "weight_decay": 0.1}
+SGD = """
+import functools, random, time
+import jax, jax.numpy as jnp, numpy as np
+from algoperf import spec
+
+def init_optimizer_state(workload, model_params, model_state, hyperparameters, rng):
+    return ()
+
+@functools.partial(jax.jit, static_argnums=0)
+def train_step(workload, params, batch, rng, rate):
+    def loss_of(params):
+        logits, _ = workload.model_fn(params, batch, None, spec.ForwardPassMode.TRAIN, rng, update_batch_norm=True)
+        loss = workload.loss_fn(batch["targets"], logits, batch.get("weights"), label_smoothing=SMOOTHING)
+        return loss["summed"] / loss["n_valid_examples"]
+    return jax.tree.map(lambda p, g: p - rate * g, params, jax.grad(loss_of)(params))
+
+SMOOTHING = 0.0
+
+def update_params(workload, current_param_container, current_params_types, model_state, hyperparameters, batch, loss_type,
+                  optimizer_state, eval_results, global_step, rng):
+    return optimizer_state, train_step(workload, current_param_container, batch, rng, 0.1), model_state
+
+def get_batch_size(workload_name):
+    return {"regression": 8}[workload_name]
+
+def data_selection(workload, input_queue, optimizer_state, current_param_container, model_state, hyperparameters, global_step,
+                   rng):
+    return next(input_queue)
+"""
+UPDATE = "def update_params(workload, current_param_container, *, model_state, optimizer_state, batch, global_step, rng, **_):"
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Callable[..., Run]:
+    """Train by gradient descent, with more code at the end of its file."""
+
+    def trained(more: str = "", workload: Workload = LINEAR, **options: Any) -> Run:
+        path = tmp_path / "submission.py"
+        path.write_text(SGD + more)
+        return train(load(path), workload, options.pop("hyperparameters", {}), **{**SHORT, **options})
+
+    return trained
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Gradient descent with nothing added."""
+    path = tmp_path_factory.mktemp("plain") / "submission.py"
+    path.write_text(SGD)
+    return train(load(path), LINEAR, {}, **SHORT)
+
+
+def losses(run: Run) -> list[float]:
+    return [evaluation.loss for evaluation in run.evaluations]
+
+
+def test_adamw_trains_as_the_engine_does() -> None:
+    found = train(load(Path(__file__).with_name("adamw.py")), DIGITS, ADAMW, steps=20, evaluations=4, seed=3)
+    trial = replace(
+        small_trial(optimizer__learning_rate=1e-2, optimizer__weight_decay=0.1, optimizer__b2=0.99),
+        workload=DIGITS,
+        parametrization=PARAMETRIZATIONS["sp"](base_width=8),
+        budget=Budget(steps=20),
+        seed=3,
+    )
+    init, chunk, evaluate, _ = map(jax.jit, make_train(trial.static()))
+    hparams, data = trial.hparams(), DIGITS.load().arrays
+    state = init(hparams)
+    for evaluation in found.evaluations:
+        state, _ = chunk(state, hparams, np.int32(evaluation.step), data)
+        scores = evaluate(state, hparams, data)
+        assert evaluation.loss == pytest.approx(float(scores["validation"]["loss"]), rel=1e-5)
+        assert evaluation.metric == pytest.approx(float(scores["validation"]["error_rate"]), rel=1e-5)
+    assert [evaluation.step for evaluation in found.evaluations] == [5, 10, 15, 20]
+    assert found.test_loss == pytest.approx(float(scores["test"]["loss"]), rel=1e-5)
+    assert found.test_metric == pytest.approx(float(scores["test"]["error_rate"]), rel=1e-5)
+    assert found.batch_size == DIGITS.batch_size  # it knows no workload of this name
+    assert (found.ended, found.steps) == ("steps", 20)
+
+
+def test_compiling_is_not_timed(trained: Callable[..., Run], plain: Run) -> None:
+    seconds = [evaluation.seconds for evaluation in plain.evaluations]
+    assert 0 < seconds[0] < seconds[1] < seconds[2] == plain.seconds
+    slow_to_trace = """
+fast = train_step.__wrapped__
+
+@functools.partial(jax.jit, static_argnums=0)
+def train_step(*args):
+    time.sleep(0.6)
+    return fast(*args)
+"""
+    assert trained(slow_to_trace).seconds < 0.5
+
+
+def test_prepare_for_eval_is_timed_and_its_weights_are_evaluated_and_kept(
+    trained: Callable[..., Run], plain: Run
+) -> None:
+    prepare = """
+def prepare_for_eval(*, current_param_container, model_state, optimizer_state, **_):
+    time.sleep(0.1)
+    return optimizer_state, jax.tree.map(jnp.zeros_like, current_param_container), model_state
+"""
+    zeros = trained(prepare, evaluations=6)
+    np.testing.assert_allclose(losses(zeros), 2 + LINEAR.noise_std**2, rtol=0.2)
+    assert len(set(losses(zeros))) == 1  # training went on from zeros, where each evaluation found it again
+    assert zeros.seconds > 0.6
+    assert [evaluation.seconds > 0.1 * k for k, evaluation in enumerate(zeros.evaluations, 1)] == [True] * 6
+    average = """
+def update_params(workload, current_param_container, *, model_state, optimizer_state, batch, rng, **_):
+    if optimizer_state:
+        current_param_container = optimizer_state[0]
+    return (train_step(workload, current_param_container, batch, rng, 0.1),), current_param_container, model_state
+
+def prepare_for_eval(*, current_param_container, model_state, optimizer_state, **_):
+    return optimizer_state, optimizer_state[0], model_state
+"""
+    assert losses(trained(average)) == losses(plain)
+
+
+def test_data_selection_may_take_more_batches(trained: Callable[..., Run], plain: Run) -> None:
+    two = """
+def data_selection(workload, input_queue, *_):
+    first, second = next(input_queue), next(input_queue)
+    assert not np.array_equal(first["targets"], second["targets"])
+    assert first["targets"].shape == (8,) and first["inputs"]["innovations"].shape == (8, 8)
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), first, second)
+"""
+    assert losses(trained(two)) != losses(plain)
+    second = "def data_selection(workload, input_queue, *_):\n    next(input_queue)\n    return next(input_queue)\n"
+    assert losses(trained(second)) != losses(plain)
+
+
+def test_get_batch_size_is_honoured(trained: Callable[..., Run], plain: Run) -> None:
+    assert plain.batch_size == 8
+    same = trained("def get_batch_size(name): return None\n", LINEAR.replace(batch_size=8))
+    assert losses(same) == losses(plain)
+    with pytest.raises(BadInput, match="get_batch_size returned 'many'"):
+        trained("def get_batch_size(name): return 'many'\n")
+
+
+def test_early_completion_is_evaluated(trained: Callable[..., Run]) -> None:
+    body = f"""
+{UPDATE}
+    if global_step == 3:
+        raise spec.TrainingCompleteError
+    return optimizer_state, train_step(workload, current_param_container, batch, rng, 0.1), model_state
+"""
+    found = trained(body)
+    assert (found.ended, found.steps) == ("submission", 4)
+    assert [evaluation.step for evaluation in found.evaluations] == [2, 4]
+    assert found.test_loss == found.evaluations[-1].loss  # all splits of this workload agree
+
+
+def test_time_ends_it(trained: Callable[..., Run]) -> None:
+    body = UPDATE + "\n    time.sleep(0.05)\n    return optimizer_state, current_param_container, model_state\n"
+    found = trained(body, max_seconds=0.25)
+    assert (found.ended, found.test_metric) == ("time", None)
+    assert found.steps < 6
+    assert found.seconds > 0.05 * found.steps
+    assert [evaluation.step for evaluation in found.evaluations] in ([], [2], [2, 4])
+
+
+def test_nan_goes_on(trained: Callable[..., Run]) -> None:
+    body = UPDATE + "\n    return (), jax.tree.map(lambda p: p * jnp.nan, current_param_container), model_state\n"
+    found = trained(body)
+    assert (found.ended, found.steps) == ("steps", 6)
+    assert np.isnan(losses(found)).all()
+
+
+def test_pmap_runs_on_all_devices(trained: Callable[..., Run], plain: Run) -> None:
+    body = """
+from flax import jax_utils
+
+@functools.partial(jax.pmap, axis_name="batch", static_broadcasted_argnums=0, donate_argnums=1)
+def pmapped(workload, params, batch, rng):
+    def loss_of(params):
+        logits, _ = workload.model_fn(params, batch, None, spec.ForwardPassMode.TRAIN, rng, update_batch_norm=True)
+        loss = workload.loss_fn(batch["targets"], logits)
+        return loss["summed"], loss["n_valid_examples"]
+    grads, count = jax.lax.psum(jax.grad(loss_of, has_aux=True)(params), "batch")
+    return jax.tree.map(lambda p, g: p - 0.1 * g / count, params, grads)
+
+def init_optimizer_state(workload, model_params, model_state, hyperparameters, rng):
+    return jax_utils.replicate({"count": jnp.zeros(())})
+
+def update_params(workload, current_param_container, *, batch, optimizer_state, model_state, rng, **_):
+    rngs = jax.random.split(rng, jax.local_device_count())
+    return optimizer_state, pmapped(workload, current_param_container, batch, rngs), model_state
+"""
+    np.testing.assert_allclose(losses(trained(body)), losses(plain), rtol=1e-5)
+    with pytest.raises(BadInput, match="is not divisible"):
+        trained(body + "\ndef get_batch_size(name): return 7\n")
+
+
+def test_a_mesh_of_its_own(trained: Callable[..., Run], plain: Run) -> None:
+    body = f"""
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+{UPDATE}
+    mesh = Mesh(jax.devices(), ("batch",))
+    whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("batch"))
+    step = jax.jit(train_step.__wrapped__, static_argnums=0, in_shardings=(whole, split, whole, whole), out_shardings=whole)
+    return optimizer_state, step(workload, current_param_container, batch, rng, 0.1), model_state
+"""
+    np.testing.assert_allclose(losses(trained(body)), losses(plain), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            "return (), jax.tree.map(lambda p: p[:4], current_param_container), None",
+            r"shape \(4, 1\) where the model has",
+        ),
+        ("return (), {'readout': jnp.zeros(3)}, None", "in another tree"),
+        ("return current_param_container", "must return"),
+        ("raise RuntimeError('broken')", "step 0 raised RuntimeError: broken"),
+        ("return (), workload.model_fn(current_param_container, batch, None, None, rng)[0] + 1, None", "TypeError"),
+        ("return jnp.exp(workload.model_fn(current_param_container, batch, None, None, rng)[0])", "tell no logits"),
+        ("return workload.loss_fn(batch['targets'], jnp.zeros(8))", "tell no logits"),
+        ("return workload.validation_target_value", "not offered to submissions"),
+        (
+            "l, _ = workload.model_fn(current_param_container, batch, None, None, rng); workload.loss_fn(0, l, jnp.ones(8))",
+            "mask",
+        ),
+    ],
+)
+def test_refused(trained: Callable[..., Run], body: str, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        trained(f"{UPDATE}\n    {body}\n")
+
+
+def test_label_smoothing_is_honoured_or_refused(trained: Callable[..., Run], plain: Run) -> None:
+    with pytest.raises(BadInput, match="'regression' has none"):
+        trained(hyperparameters={"label_smoothing": 0.1})
+    with pytest.raises(BadInput, match="'regression' has none"):
+        trained("SMOOTHING = 0.1\n")
+    traced = """
+def train_step(workload, params, batch, rng, rate):
+    return smoothing_step(workload, params, batch, rng, rate, TRACED)
+
+@functools.partial(jax.jit, static_argnums=0)
+def smoothing_step(workload, params, batch, rng, rate, smoothing):
+    def loss_of(params):
+        logits, _ = workload.model_fn(params, batch, None, spec.ForwardPassMode.TRAIN, rng, update_batch_norm=True)
+        return jnp.mean(workload.loss_fn(batch["targets"], logits, label_smoothing=smoothing)["per_example"])
+    return jax.tree.map(lambda p, g: p - rate * g, params, jax.grad(loss_of)(params))
+"""
+    with pytest.raises(BadInput, match="'regression' has none"):
+        trained(traced + "TRACED = 0.1\n")
+    np.testing.assert_allclose(losses(trained(traced + "TRACED = 0.0\n")), losses(plain), rtol=1e-5)
+    digits = trained("SMOOTHING = 0.1\n", DIGITS, steps=2, evaluations=1)
+    np.testing.assert_allclose(
+        losses(trained(traced + "TRACED = 0.1\n", DIGITS, steps=2, evaluations=1)), losses(digits), rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        losses(trained("", DIGITS.replace(label_smoothing=0.1), steps=2, evaluations=1)), losses(digits), rtol=1e-5
+    )
+
+
+def test_what_it_does_to_the_process_ends_with_it(trained: Callable[..., Run], plain: Run) -> None:
+    random.seed(5)
+    np.random.seed(5)
+    before = random.getstate(), np.random.get_state()[1].tolist(), dict(jax.config.values)
+    meddling = f"""
+jax.config.update("jax_enable_x64", True)
+drawn = []
+{UPDATE}
+    assert jax.config.jax_enable_x64
+    random.seed(0); np.random.seed(0); jax.config.update("jax_numpy_rank_promotion", "allow")
+    assert not drawn or drawn[0] == global_step - 1
+    drawn[:] = [global_step]
+    return optimizer_state, train_step(workload, current_param_container, batch, rng, np.float32(0.1)), model_state
+"""
+    np.testing.assert_allclose(losses(trained(meddling)), losses(plain), rtol=1e-6)
+    assert (random.getstate(), np.random.get_state()[1].tolist(), dict(jax.config.values)) == before
+    failing = (
+        meddling
+        + f"{UPDATE}\n    np.random.seed(1); jax.config.update('jax_numpy_rank_promotion', 'allow'); raise KeyError('x')\n"
+    )
+    with pytest.raises(BadInput, match="KeyError"):
+        trained(failing)
+    assert (random.getstate(), np.random.get_state()[1].tolist(), dict(jax.config.values)) == before
+    moved = "jax.tree.map(lambda p: p + random.random() + np.random.rand(), current_param_container)"
+    draws = f"{UPDATE}\n    return (), {moved}, None\n"
+    first, again, other = (losses(trained(draws, steps=2, seed=seed)) for seed in (0, 0, 1))
+    assert first == again
+    assert first != other

@@ -1,0 +1,160 @@
+"""A trial split over all devices, in one process and in several, gives what one device gives."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from harness.engine import devices
+from harness.engine.distributed import Group, first_host, greatest, group_of, join
+from harness.engine.runner import Runner, Settings
+from harness.engine.signals import Interrupted
+from harness.records.store import Store
+from tests.trials import small_trial
+from workloads.base import BadInput
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def losses(store):
+    """Training losses by step of the one trial of a store."""
+    return np.array([row["train_loss"] for row in store.curves().to_pylist()])
+
+
+def trained(root, layout, trial, observers=()):
+    store = Store(root)
+    Runner(store, devices.local_devices(layout), Settings(), observers).train([trial])
+    return store
+
+
+class Stop:
+    """Asks the run to stop after its first chunk, as a signal does."""
+
+    def begin(self, packs, notes): ...
+
+    def chunk(self, chunk):
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    def finished(self, pack, rows): ...
+
+    def end(self): ...
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """Losses of a trial that one device trained."""
+    return losses(trained(tmp_path_factory.mktemp("alone"), "trials", small_trial()))
+
+
+def test_split_over_the_devices_it_gives_the_same_losses(alone, tmp_path):
+    np.testing.assert_allclose(losses(trained(tmp_path, "model", small_trial())), alone, rtol=1e-5)
+
+
+def test_arrays_are_split_where_their_lengths_divide():
+    spread = devices.local_devices("model")
+    assert spread.count == 2
+    tree = {"matrix": np.zeros((1, 3, 8)), "vector": np.zeros((1, 6)), "odd": np.zeros((1, 5)), "step": np.zeros(1)}
+    specs = {name: sharding.spec for name, sharding in spread.of_state(tree).items()}
+    assert specs["matrix"] == jax.P(None, None, "model")
+    assert specs["vector"] == jax.P(None, "model")
+    assert specs["odd"] == specs["step"] == jax.P()
+    put = spread.put(tree, spread.of_state(tree))
+    assert put["matrix"].addressable_shards[0].data.shape == (1, 3, 4)
+    np.testing.assert_array_equal(spread.fetch(put)["matrix"], tree["matrix"])
+
+
+def test_it_stops_and_goes_on_bitwise(tmp_path):
+    trial = replace(small_trial(), evaluations=4)
+    whole = losses(trained(tmp_path / "whole", "model", trial))
+    with pytest.raises(Interrupted):
+        trained(tmp_path / "cut", "model", trial, [Stop()])
+    assert list((tmp_path / "cut" / "checkpoints").glob("*.ckpt"))
+    np.testing.assert_array_equal(losses(trained(tmp_path / "cut", "model", trial)), whole)
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("localhost", 0))
+        return one.getsockname()[1]
+
+
+def test_two_processes_of_two_devices_give_the_losses_of_one(tmp_path):
+    words = ["workload=image_mlp", "workload.width=16", "workload.depth=1", "budget.steps=30", "evaluations=3"]
+    environment = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "NPROC")}
+
+    def start(study, *more):
+        command = [
+            sys.executable,
+            "-m",
+            "harness.train",
+            *words,
+            "engine.devices=2",
+            *more,
+            f"results={tmp_path}",
+            f"study_name={study}",
+        ]
+        return subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    group = ("engine.layout=model", f"engine.coordinator=localhost:{free_port()}", "engine.processes=2")
+    running = [start("alone"), *(start("both", *group, f"engine.process={k}") for k in range(2))]
+    for process in running:
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, out + err
+    stores = {name: Store(tmp_path / name) for name in ("alone", "both")}
+    np.testing.assert_allclose(losses(stores["both"]), losses(stores["alone"]), rtol=1e-5)
+    rows = {name: store.trials().to_pylist() for name, store in stores.items()}
+    assert [len(found) for found in rows.values()] == [1, 1]  # only one process recorded
+    assert rows["both"][0]["devices"] == 4
+    assert rows["both"][0]["final_loss"] == pytest.approx(rows["alone"][0]["final_loss"], rel=1e-5)
+
+
+def test_srun_says_who_trains_together():
+    step = {
+        "SLURM_STEP_NUM_TASKS": "4",
+        "SLURM_STEP_NODELIST": "n[07-08,11]",
+        "SLURM_JOB_ID": "5000",
+        "SLURM_PROCID": "3",
+    }
+    assert group_of("", None, None, step) == Group("n07:62344", 4, 3)
+    assert group_of("", None, None, step | {"SLURM_STEP_NUM_TASKS": "1"}) is None
+    assert group_of("", None, None, {}) is None
+    assert group_of("a:1", 2, 1, step) == Group("a:1", 2, 1)
+    assert [first_host(text) for text in ("gpu1", "a-1,b-2", "r[3,5-6]x", "c[009-010]")] == [
+        "gpu1",
+        "a-1",
+        "r3",
+        "c009",
+    ]
+    with pytest.raises(BadInput, match="go together"):
+        group_of("a:1", None, 1, {})
+    with pytest.raises(BadInput, match="must lie in"):
+        group_of("a:1", 2, 2, {})
+
+
+def test_who_cannot_be_met_is_said_and_nobody_hangs():
+    with pytest.raises(BadInput, match="does not resolve"):
+        join(Group("no-such-host.invalid:29400", 2, 1), timeout=1)
+    with pytest.raises(BadInput, match="nobody answers"):
+        join(Group(f"localhost:{free_port()}", 2, 1), timeout=0.3)
+    with pytest.raises(BadInput, match="must be HOST:PORT"):
+        join(Group("node001", 2, 1), timeout=1)
+
+
+def test_one_process_agrees_with_itself():
+    assert greatest(3, 0) == (3, 0)
+
+
+def test_unknown_layouts_name_the_fix():
+    with pytest.raises(BadInput, match="Did you mean 'model'"):
+        devices.local_devices("modle")

@@ -1,0 +1,248 @@
+"""The competition end to end on tiny workloads: who reaches the targets when, and planted submissions."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from harness import cli, score
+from harness.compete import Entry, _reached, main, trial_of
+from harness.config import CONFIG_DIR
+from harness.goals import drawn, read_goals
+from harness.rulesets import RULESETS
+from harness.scoring import read_targets
+from harness.scoring.log_tree import read_logs
+from harness.submissions import load_submission
+from workloads.base import BadInput
+
+FIELDS = {"workload.width": 8, "workload.depth": 1, "workload.batch_size": 16}
+CONFIGURATION = {"learning_rate": 1e-2, "weight_decay": 1e-2, "b1": 0.9, "b2": 0.99}
+
+
+def target(name, variant, fields, value):
+    return {
+        "workload": name,
+        "variant": variant,
+        "fields": fields,
+        "steps": 60,
+        "metric": "loss",
+        "direction": "minimize",
+        "validation_target": value,
+        "test_target": value,
+        "hit_probability": 0.5,
+        "trivial": 0.9,
+        "algorithm": "adamw",
+        "algorithms": {"adamw": {"configuration": CONFIGURATION}},
+    }
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compete")
+    targets = folder / "targets"
+    targets.mkdir()
+    (targets / "image_mlp.json").write_text(json.dumps(target("image_mlp", None, FIELDS, 1.2)))
+    (folder / "mine.py").write_text(SUBMISSIONS)
+    return folder
+
+
+SUBMISSIONS = """
+import jax, jax.numpy as jnp, optax
+
+FAMILY = "adam"
+SPACE = [{"learning_rate": 1e-2}, {"learning_rate": 2e-2}]
+
+def same(learning_rate):
+    return optax.adam(learning_rate)
+
+def other_name(learning_rate):
+    return optax.adam(learning_rate)
+
+def slow(learning_rate):
+    inner = optax.adam(learning_rate)
+
+    def update(grads, state, params=None):
+        updates, state = inner.update(grads, state, params)
+        square = jnp.full((192, 192), 1.0 / 192)
+        burnt = jax.lax.fori_loop(0, 20, lambda _, x: x @ square, square)
+        return jax.tree.map(lambda u: u * (1 + 0 * burnt[0, 0]), updates), state
+
+    return optax.GradientTransformation(inner.init, update)
+
+def lost(learning_rate):
+    return optax.chain(optax.scale(float("nan")), optax.scale_by_learning_rate(learning_rate))
+"""
+
+
+@pytest.fixture(scope="module")
+def held(workplace):
+    """One competition of all planted submissions."""
+    names = ",".join(f"{workplace / 'mine.py'}:{name}" for name in ("same", "other_name", "slow", "lost"))
+    words = [
+        f"submissions={names}",
+        f"targets={workplace / 'targets'}",
+        f"results={workplace}",
+        "trials=2",
+        "studies=3",
+    ]
+    assert main([*words, "name=held"]) == 0
+    folder = workplace / "held"
+    with (folder / score.OWN_TRIALS).open() as file:
+        rows = list(csv.DictReader(file))
+    scores = [json.loads((folder / place / "scores.json").read_text()) for place in (".", "steps")]
+    return folder, rows, *scores
+
+
+def test_every_trial_has_its_row(held):
+    _, rows, _, _ = held
+    assert len(rows) == 4 * 3 * 2
+    keys = {(row["submission"], row["study"], row["workload"], row["trial"]) for row in rows}
+    assert len(keys) == len(rows)
+    assert any(row["hit_eval_index"] != "-1" for row in rows)
+
+
+def test_the_same_under_another_name_takes_the_same_steps(held):
+    _, rows, _, steps = held
+    times = {
+        name: [r["steps_to_target"] for r in rows if r["submission"] == f"mine:{name}"]
+        for name in ("same", "other_name")
+    }
+    assert times["same"] == times["other_name"]
+    assert steps["mine:same"]["score"] == steps["mine:other_name"]["score"] == 1
+
+
+def test_a_slower_step_loses_time_and_no_steps(held):
+    _, rows, _, steps = held
+    assert steps["mine:slow"]["score"] == 1
+    taken = {}
+    for name in ("same", "slow"):
+        hits = [r for r in rows if r["submission"] == f"mine:{name}" and r["hit_eval_index"] != "-1"]
+        taken[name] = [r["steps_to_target"] for r in hits]
+        if name == "same":
+            step = min(float(r["time_to_target_s"]) / float(r["steps_to_target"]) for r in hits)
+    assert taken["slow"] == taken["same"]
+    for row in hits:
+        assert float(row["time_to_target_s"]) > 1.3 * step * float(row["steps_to_target"])  # infinite: beyond the limit
+
+
+def test_what_diverges_everywhere_scores_nothing(held):
+    _, rows, times, steps = held
+    assert times["mine:lost"]["score"] == steps["mine:lost"]["score"] == 0
+    assert all(row["hit_eval_index"] == "-1" for row in rows if row["submission"] == "mine:lost")
+
+
+def test_scoring_its_folder_again_gives_the_same(held, tmp_path):
+    folder, _, times, _ = held
+    assert score.main([f"logs={folder}", f"out={tmp_path}"]) == 0
+    assert json.loads((tmp_path / "scores.json").read_text()) == times
+
+
+def test_a_run_too_long_in_time_does_not_count(held, workplace, monkeypatch):
+    """The reference's step time times the longest run is the limit, however few steps a slow submission takes."""
+    from harness import compete
+
+    monkeypatch.setattr(compete, "compare_step_seconds", lambda trials, rounds: [1.0, *[10.0] * (len(trials) - 1)])
+    words = [f"submissions={workplace / 'mine.py'}:same", f"targets={workplace / 'targets'}", f"results={workplace}"]
+    assert main([*words, "trials=2", "studies=3", "name=held"]) == 0
+    with (workplace / "held" / score.OWN_TRIALS).open() as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        late = float(row["steps_to_target"]) * 10 > 80
+        assert (float(row["time_to_target_s"]) == math.inf) == late
+
+
+def test_an_algoperf_submission_competes_and_is_not_trained_twice(workplace, monkeypatch):
+    folder = workplace / "algoperf"
+    folder.mkdir()
+    shutil.copy(Path(__file__).parent / "algoperf" / "adamw.py", folder / "adamw.py")
+    point = {"learning_rate": 3e-2, "one_minus_beta1": 0.1, "beta2": 0.99, "weight_decay": 1e-2}
+    (folder / "tuning_search_space.json").write_text(json.dumps([point]))
+    words = [f"submissions={folder / 'adamw.py'},sgd", f"targets={workplace / 'targets'}", f"results={folder}"]
+    words += ["trials=1", "studies=2"]
+    assert main(words) == 0
+    with (folder / "competition" / score.OWN_TRIALS).open() as file:
+        rows = list(csv.DictReader(file))
+    mine = [row for row in rows if row["submission"] == "adamw"]
+    assert len(mine) == len(rows) / 2 == 2
+    assert all(int(row["hit_eval_index"]) >= 0 for row in mine)
+    tree = folder / "competition" / "logs"
+    found = read_logs(tree, read_targets(folder / "competition" / score.OWN_TARGETS))
+    assert found.columns["time_to_target_s"].tolist() == [float(row["time_to_target_s"]) for row in mine]
+    monkeypatch.setattr("harness.algoperf.log.train", None)
+    assert main(words) == 0
+    (folder / "tuning_search_space.json").unlink()
+    with pytest.raises(BadInput, match="has no tuning_search_space"):
+        main(words)
+
+
+def test_budgets_and_batch_sizes(workplace):
+    goal = read_goals(workplace / "targets")["image_mlp"]
+    adamw = load_submission("adamw")
+    values = adamw.space.points(1, 0)[0]
+    tuned, self_tuned = RULESETS["external_tuning"](), RULESETS["self_tuning"]()
+    trial = trial_of(adamw, goal, tuned, values, 0)
+    assert (trial.horizon, trial.evaluations) == (60, 50)
+    assert trial_of(replace(adamw, horizon=1.0), goal, tuned, values, 0).horizon == 80
+    assert trial_of(replace(adamw, horizon=1.0), goal, self_tuned, values, 0).horizon == 120
+    double = trial_of(replace(adamw, batch_sizes={"image_mlp": 32}), goal, tuned, values, 0)
+    assert (double.horizon, double.workload.batch_size) == (30, 32)
+
+
+def test_one_variant_of_each_workload_is_drawn_by_the_seed(tmp_path):
+    fields = {"workload.width": 4}
+    for stem, variant in (("ctr", None), ("ctr_layernorm", "layernorm"), ("ctr_resnet", "resnet")):
+        (tmp_path / f"{stem}.json").write_text(json.dumps(target("ctr", variant, fields, 0.5)))
+    (tmp_path / "image_mlp.json").write_text(json.dumps(target("image_mlp", None, FIELDS, 1.2)))
+    goals = read_goals(tmp_path)
+    draws = {seed: drawn(goals, ["ctr", "image_mlp"], seed)[0] for seed in range(20)}
+    assert {tuple(one.held_out) for one in draws.values()} == {("ctr_layernorm",), ("ctr_resnet",)}
+    assert drawn(goals, ["ctr"], 3)[0].held_out == draws[3].held_out
+    assert drawn(goals, ["ctr"], None)[0].held_out == {}
+    with pytest.raises(BadInput, match="no targets for workload 'mri'"):
+        drawn(goals, ["mri"], 0)
+
+
+def test_relaxed_targets_are_easier(workplace):
+    goal = read_goals(workplace / "targets")["image_mlp"]
+    assert goal.relaxed(0.1).validation_target == pytest.approx(1.2 * 1.1)  # a loss: of its size
+    by_metric = replace(goal, trivial=0.2, direction="maximize", validation_target=0.7)
+    assert by_metric.relaxed(0.1).validation_target == pytest.approx(0.65)
+
+
+def test_met_in_validation_and_never_in_test_is_said():
+    entries = [Entry("cheat", "study_1", "image_mlp", f"trial_{i}", 3, 1.0, 10.0, False) for i in range(3)]
+    goal = type("Named", (), {"name": "image_mlp"})()
+    assert "trained on the validation data: cheat on image_mlp" in _reached(entries, [goal]).text
+    assert "cheat" not in _reached([replace(entry, test_target_met=True) for entry in entries], [goal]).text
+
+
+def test_committed_targets_can_be_read():
+    goals = read_goals(CONFIG_DIR / "targets")
+    for goal in goals.values():
+        assert math.isfinite(goal.validation_target)
+        goal.workload.validate()
+        assert not goal.base or goal.base in goals
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "name the submissions"),
+        (["submissions=adamv"], "Did you mean 'adam'"),
+        (["submissions=adamw", "ruleset=external"], "Did you mean 'external_tuning'"),
+        (["submissions=adamw", "trials=0"], "at least 1"),
+        (["submissions=adamw", "relax=2"], "must lie in [0, 1)"),
+        (["submissions=adamw", "workloads=imagenet"], "no targets for workload 'imagenet'"),
+        (["submissions=adamw", "targets=/nowhere"], "holds no targets"),
+    ],
+)
+def test_bad_arguments_name_the_fix(words, said, capsys, workplace):
+    rest = [] if any(word.startswith("targets") for word in words) else [f"targets={workplace / 'targets'}"]
+    assert cli.run(main, [*words, *rest]) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
