@@ -2,7 +2,8 @@
 # make test    set everything up and run the tests
 # make check-slurm   run the SLURM tests on a real single-machine cluster that it starts and stops (Debian, as root)
 # make check-faults  kill fifty workers at random moments, where `make test` kills four (a few minutes)
-# make bench-scale   what 10,000 trials cost to plan, look at and merge, what the W&B mirror costs, and a simulated million
+# make bench-scale   what 10,000 trials cost to plan, look at and merge, what the W&B mirror
+#                    and every workload costs, and a simulated million
 # make lint / types / bench / bench-fit / lock
 PYTHON ?= python3
 VENV := .venv
@@ -47,7 +48,7 @@ bench-fit: venv
 	$(BIN)/python -m tests.bench only=fit,published out=results/bench-fit
 
 bench-scale: venv
-	$(BIN)/python -m tests.bench only=scale,tracker out=results/bench-scale
+	$(BIN)/python -m tests.bench only=scale,tracker,families out=results/bench-scale
 
 # Newest versions that pyproject.toml allows on the oldest supported Python, as plain name==version lines.
 lock:

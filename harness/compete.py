@@ -31,16 +31,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-from omegaconf import DictConfig, OmegaConf
 
-from harness import algoperf, cli, score, session
+from harness import algoperf, cli, score
 from harness.budget import Budget
-from harness.config import CONFIG_DIR, RunConfig
+from harness.config import CONFIG_DIR
 from harness.engine.cost import compare_step_seconds
 from harness.goals import Goal, drawn, read_goals
 from harness.optimizers.user import load_optimizer
 from harness.parametrizations import PARAMETRIZATIONS
+from harness.records.curves import evaluations
 from harness.records.files import atomic_write_bytes, own_folder, write_json
 from harness.records.store import Store
 from harness.report.document import Section, Table
@@ -48,6 +47,7 @@ from harness.report.terminal import print_section
 from harness.rulesets import RULESETS, Ruleset
 from harness.scoring.hits import Hit, first_hit
 from harness.scoring.targets import Workloads
+from harness.session import Workplace
 from harness.submissions import Submission, load_submission
 from harness.trial import Trial
 from workloads.base import BadInput
@@ -106,13 +106,11 @@ def main(argv: list[str]) -> int:
         raise BadInput(f"relax={config.relax} is a share of what the targets ask for and must lie in [0, 1)")
     goals = {name: goal.relaxed(config.relax) for name, goal in goals.items()}
     workloads, columns = drawn(goals, bases, config.held_out_seed)
-    run = OmegaConf.structured(RunConfig(results=config.results))
-    run.engine.devices = config.devices
-    session.configure(run)
-    store = session.store_of(run, config.name)
+    place = Workplace.of(config.results, config.name, config.devices)
+    store = place.store
     print(_plan(entrants, ruleset, workloads, store))
     packed = [one for one in entrants if isinstance(one, Submission)]
-    entries = _packed(packed, ruleset, columns, run, store) if packed else []
+    entries = _packed(packed, ruleset, columns, place) if packed else []
     for one in entrants:
         if isinstance(one, algoperf.AlgoPerfSubmission):
             entries += _unpacked(one, ruleset, columns, store)
@@ -187,7 +185,7 @@ def _seed(study: int, trial: int) -> int:
 
 
 def _packed(
-    submissions: Sequence[Submission], ruleset: Ruleset, columns: Sequence[Goal], run: DictConfig, store: Store
+    submissions: Sequence[Submission], ruleset: Ruleset, columns: Sequence[Goal], place: Workplace
 ) -> list[Entry]:
     trials = {
         (one.name, goal.name, study, index): trial_of(one, goal, ruleset, values, _seed(study, index))
@@ -196,13 +194,10 @@ def _packed(
         for study in range(ruleset.studies)
         for index, values in enumerate(ruleset.points(one, study))
     }
-    for trial in trials.values():
-        trial.validate()
-    session.train(list(trials.values()), run, store)
-    ids = {trial.id for trial in trials.values()}
-    rows = {row["trial"]: row for row in store.trials().to_pylist() if row["trial"] in ids}
-    curves = {on: _curves(store.curves(ids), f"eval_{on}") for on in ("loss", "metric")}
-    store.compact()
+    rows = place.train(list(trials.values()))
+    recorded = place.store.curves(rows)
+    curves = {on: evaluations(recorded, f"eval_{on}") for on in ("loss", "metric")}
+    place.store.compact()
     seconds = _calibrated(submissions, trials, columns)
     entries = []
     for (name, column, study, index), trial in trials.items():
@@ -215,16 +210,6 @@ def _packed(
         tested = rows[trial.id][f"test_{goal.on}"]
         entries.append(_entry(name, column, study, index, hit, steps, _met(tested, goal)))
     return entries
-
-
-def _curves(curves: pa.Table, column: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Trial id -> (steps, values) of its evaluations."""
-    of = np.array(curves["trial"].to_pylist())
-    step, value = (
-        np.asarray(curves[name].cast(pa.float64()).combine_chunks().fill_null(np.nan)) for name in ("step", column)
-    )
-    measured = ~np.asarray(curves["eval_loss"].combine_chunks().is_null())
-    return {trial: (step[rows], value[rows]) for trial in np.unique(of) if (rows := (of == trial) & measured).any()}
 
 
 def _calibrated(

@@ -32,9 +32,9 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
-from harness import cli, session
-from harness.config import CONFIG_DIR, WORKLOADS, RunConfig, schema
-from harness.judging.contest import Arena, Rows, Setting, tune
+from harness import cli
+from harness.config import CONFIG_DIR, WORKLOADS, schema
+from harness.judging.contest import Arena, Setting, tune
 from harness.judging.findings import judge
 from harness.judging.fixed import fixed_runs
 from harness.judging.rates import OCTAVES, sweeps
@@ -44,8 +44,8 @@ from harness.records.store import Store
 from harness.registry import nearest
 from harness.report.document import write_document
 from harness.report.terminal import print_section
+from harness.session import Workplace
 from harness.submissions import Submission, load_submission
-from harness.trial import Trial
 from workloads.base import BadInput
 
 PROFILES = ("quick", "standard", "full")
@@ -97,25 +97,16 @@ def main(argv: list[str]) -> int:
     methods = _methods(config)
     arena = _arena(config)
     name = config.name or "judge_" + "".join(c if c.isalnum() else "_" for c in methods[-1].name)
-    run = OmegaConf.structured(RunConfig(results=config.results))
-    run.engine.devices = config.devices
-    session.configure(run)
-    store = session.store_of(run, name)
+    place = Workplace.of(config.results, name, config.devices)
+    store = place.store
     print(_plan(methods, arena, store))
 
-    def train(trials: Sequence[Trial]) -> Rows:
-        for trial in trials:
-            trial.validate()
-        session.train(trials, run, store)
-        wanted = {trial.id for trial in trials}
-        return {row["trial"]: row for row in store.trials().to_pylist() if row["trial"] in wanted}
-
-    tuned = tune(methods, arena, train)
+    tuned = tune(methods, arena, place.train)
     around = sweeps(tuned, arena, (methods[0].name, methods[-1].name))
     fixed = fixed_runs(tuned, arena) if config.hyperparameter_free else []
     fresh = [trial for one in tuned for trial in one.trials]
     swept = [trial for sweep in around for trial in sweep.trials.values()]
-    rows = train([*fresh, *swept, *(trial for one in fixed for trial in one.trials)])
+    rows = place.train([*fresh, *swept, *(trial for one in fixed for trial in one.trials)])
     found = judge(tuned, rows, store.curves([trial.id for trial in fresh]), config.relax, around, fixed)
     store.compact()
     sections = sections_of(found)

@@ -29,15 +29,15 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from harness import cli, session
-from harness.config import CONFIG_DIR, WORKLOADS, RunConfig, schema
+from harness import cli
+from harness.config import CONFIG_DIR, WORKLOADS, schema
 from harness.engine.environment import code_version
 from harness.judging.contest import Arena, Rows, Setting, Tuned, tune
 from harness.records.files import write_json
 from harness.registry import nearest
+from harness.session import Workplace
 from harness.submissions import load_submission
 from harness.transfer.plain import plain
-from harness.trial import Trial
 from workloads.base import BadInput, Workload
 
 ALGORITHMS = "adamw,nadamw,nesterov,momentum"
@@ -76,20 +76,10 @@ def main(argv: list[str]) -> int:
     setting = Setting(workload, config.steps or workload.default_steps)
     chunks = min(EVALUATIONS, setting.steps)
     arena = Arena({workload.name: [setting]}, config.points, config.seeds, chunks=chunks, on=config.on)
-    run = OmegaConf.structured(RunConfig(results=config.results))
-    run.engine.devices = config.devices
-    session.configure(run)
-    store = session.store_of(run, "targets")
+    place = Workplace.of(config.results, "targets", config.devices)
 
-    def train(trials: Sequence[Trial]) -> Rows:
-        for trial in trials:
-            trial.validate()
-        session.train(trials, run, store)
-        wanted = {trial.id for trial in trials}
-        return {row["trial"]: row for row in store.trials().to_pylist() if row["trial"] in wanted}
-
-    tuned = tune(methods, arena, train)
-    found = targets(tuned, train([trial for one in tuned for trial in one.trials]), config.on, config.relax)
+    tuned = tune(methods, arena, place.train)
+    found = targets(tuned, place.train([trial for one in tuned for trial in one.trials]), config.on, config.relax)
     found = {"workload": workload.name, "variant": config.variant or None} | found
     name = f"{workload.name}_{config.variant}" if config.variant else workload.name
     path = Path(config.out or CONFIG_DIR / "targets") / f"{name}.json"

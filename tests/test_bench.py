@@ -14,7 +14,7 @@ from harness.config import with_values
 from harness.engine.devices import local_devices
 from harness.launchers.slurm import simulate
 from harness.records.files import read_json
-from tests.bench import gpu, report, scale, studies, sweep
+from tests.bench import families, gpu, report, scale, studies, sweep
 from tests.bench.__main__ import chosen
 from tests.bench.cases import trial
 from tests.bench.measure import Measure, Section, Target, Timer, interleave, ratios
@@ -123,7 +123,17 @@ def test_a_cut_study_has_the_trials_that_are_named():
 
 
 def test_sections_are_those_of_the_platform():
-    assert chosen(None, "cpu") == ["steps", "sweep", "small", "overhead", "tracker", "scale", "fit", "published"]
+    assert chosen(None, "cpu") == [
+        "steps",
+        "sweep",
+        "small",
+        "overhead",
+        "tracker",
+        "scale",
+        "families",
+        "fit",
+        "published",
+    ]
     assert chosen(None, "gpu") == ["gpu"]
     assert chosen("small,steps", "cpu") == ["small", "steps"]
     with pytest.raises(BadInput, match="steps"):
@@ -142,6 +152,12 @@ def test_a_study_is_submitted_looked_at_and_merged_whole(setup, monkeypatch):
     path = report.write(setup.folder / "bench", [section], report.machine(setup.devices), {})
     assert simulate.main(["trials=1000", "gpus=10", f"measured={path}", f"out={setup.folder}"]) == 0
     assert read_json(setup.folder / simulate.FILE)["options"]["merge_ms"] == values["merge, a pack"]
+
+
+def test_a_family_is_timed_by_the_step_and_whole(setup):
+    section = families.measure(setup, names=("ctr",), counts=(), steps=10)
+    assert [measure.unit for measure in section.measures] == ["ms", "s"]
+    assert all(measure.median > 0 for measure in section.measures)
 
 
 def test_every_repeat_is_written(tmp_path, setup):

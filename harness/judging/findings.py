@@ -19,6 +19,7 @@ from harness.judging.joint import Joint, Point, fit_joint
 from harness.judging.rates import Rates, Sweep, rates_of
 from harness.judging.speedup import Losses, Overall, SpeedUp, overall, speed_ups, survives_scale
 from harness.optimizers import OPTIMIZERS
+from harness.records.curves import Evaluations, evaluations
 from harness.scoring import RULES, Scores, Trials, Workloads, leaderboard, study_times
 from harness.scoring.hits import first_hit
 from harness.transfer.plain import plain
@@ -139,7 +140,7 @@ def judge(
     workloads = dict.fromkeys(one.setting.workload.name for one in tuned)
     rng = np.random.default_rng(0)
     verdicts = tuple(_verdict(name, methods, tuned, losses, sizes, rng) for name in workloads)
-    evaluated = _evaluations(curves)
+    evaluated = evaluations(curves, "eval_loss")
     scored = {name: next(o.setting for o in tuned if o.setting.workload.name == name) for name in workloads}
     targets = {name: _target(losses, methods, setting, relax) for name, setting in scored.items()}
     costs = {}
@@ -231,18 +232,6 @@ def _points(
         )
         for one in mine
     ]
-
-
-Evaluations = Mapping[str, tuple[np.ndarray, np.ndarray]]  # trial id -> (steps, validation losses)
-
-
-def _evaluations(curves: pa.Table) -> Evaluations:
-    of = np.array(curves["trial"].to_pylist())
-    step, loss = (
-        np.asarray(curves[name].cast(pa.float64()).combine_chunks().fill_null(np.nan)) for name in ("step", "eval_loss")
-    )
-    measured = np.isfinite(loss)
-    return {trial: (step[rows], loss[rows]) for trial in np.unique(of) if (rows := (of == trial) & measured).any()}
 
 
 def _target(

@@ -3,8 +3,8 @@
     python -m tests.bench out=results/bench                 # about 10 minutes on 2 CPU cores, when nothing else runs
     python -m tests.bench only=steps,small rounds=1 seconds=0.1    # a quick look
 
-sections: steps, sweep, small, overhead, tracker, scale, fit, published (on CPU), gpu (on a GPU). Exit code 1: a target is
-missed.
+sections: steps, sweep, small, overhead, tracker, scale, families, fit, published (on CPU), gpu (on a GPU). Exit code 1: a
+target is missed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rich.console import Console
 from harness import cli
 from harness.engine import devices
 from harness.registry import nearest
-from tests.bench import fits, gpu, overhead, published, report, scale, small, steps, sweep, tracker
+from tests.bench import families, fits, gpu, overhead, published, report, scale, small, steps, sweep, tracker
 from tests.bench.measure import Section
 from tests.bench.setup import Setup
 from workloads.base import BadInput
@@ -37,6 +37,7 @@ SECTIONS: dict[str, Callable[[Setup], Section]] = {
     "overhead": overhead.measure,
     "tracker": tracker.measure,
     "scale": scale.measure,
+    "families": families.measure,
     "fit": fits.measure,
     "published": published.measure,
     "gpu": gpu.measure,

@@ -1,4 +1,4 @@
-"""README's tables: of measures, from the committed benchmark, and of claims, from the committed studies.
+"""README's tables: of measures, from the committed benchmark; of claims, from the committed studies; of targets.
 
 python -m tests.bench.readme              rewrites README.md and SLURM/README.md between their markers
 python -m tests.bench.readme simulate     simulates SLURM/README.md's studies anew before, from the committed benchmarks
@@ -22,6 +22,7 @@ SLURM = ROOT / "SLURM" / "README.md"
 REFERENCE = ROOT / "results" / "reference"
 FILES = ("bench.json", "bench_small.json", "bench_fit.json")
 _CLAIMS = re.compile(r"(<!-- claims -->\n).*?(<!-- /claims -->)", re.S)
+_TARGETS = re.compile(r"(<!-- targets -->\n).*?(<!-- /targets -->)", re.S)
 _SIMULATIONS = re.compile(r"(<!-- simulations -->\n).*?(<!-- /simulations -->)", re.S)
 _MARKED = re.compile(r"(<!-- bench: (\S+) -->\n).*?(<!-- /bench -->)", re.S)
 
@@ -57,6 +58,26 @@ def claims(folder: Path) -> str:
             said = f"{kind} of {name or 'all'}: {claim['claim']['expect']}"
             cells = (f"`{path.parent.name}`", said, claim["verdict"], str(claim["evidence"]["reason"]).rstrip("."))
             lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
+    return "\n".join(lines)
+
+
+def targets(folder: Path) -> str:
+    """A Markdown table of the committed targets, and of how far every algorithm that set them came."""
+    lines = [
+        "| workload | target (validation) | steps | set by | of its seeds reach it | AdamW | NadamW | Nesterov | heavy ball |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for path in sorted(folder.glob("*.json")):
+        entry = read_json(path)
+        closed = [entry["algorithms"][name]["gap_closed"] for name in ("adamw", "nadamw", "nesterov", "momentum")]
+        medians = [entry["algorithms"][name]["finals"] for name in ("adamw", "nadamw", "nesterov", "momentum")]
+        shown = [
+            f"{gap:.0%}" if gap is not None else f"({sorted(finals)[len(finals) // 2]:.3g})"
+            for gap, finals in zip(closed, medians, strict=True)
+        ]
+        target = f"{entry['metric']} {entry['validation_target']:.4g}"
+        cells = (path.stem, target, entry["steps"], entry["algorithm"], f"{entry['hit_probability']:.0%}", *shown)
+        lines.append(f"| {' | '.join(str(cell) for cell in cells)} |")
     return "\n".join(lines)
 
 
@@ -121,6 +142,7 @@ _ROWS: dict[str, Callable[[dict[str, Any]], str]] = {
 def written(text: str, folder: Path = REFERENCE) -> str:
     """README's text with its tables made anew."""
     text = _CLAIMS.sub(lambda m: f"{m[1]}{claims(folder)}\n{m[2]}", text)
+    text = _TARGETS.sub(lambda m: f"{m[1]}{targets(ROOT / 'conf' / 'targets')}\n{m[2]}", text)
     text = _SIMULATIONS.sub(lambda m: f"{m[1]}{simulations(folder)}\n{m[2]}", text)
     return _MARKED.sub(lambda m: f"{m[1]}{table(read_json(folder / m[2]))}\n{m[3]}", text)
 
