@@ -27,6 +27,7 @@ def shrunk(name: str) -> list[str]:
     sweep |= {key: small for key, small in (("workload.width", [16, 32]), ("budget.steps", [2, 4])) if key in sweep}
     base = {key: value for key, value in flatten(study["base"]).items() if not key.startswith("budget.")}
     base |= {"evaluations": 1} | ({} if "budget.steps" in sweep else {"budget.steps": 2})
+    base |= {} if "workload.depth" in sweep else {"workload.depth": 1}
     return [f"study.base={json.dumps(base)}", f"study.sweep={json.dumps(sweep)}", "study.also=[]"]
 
 
