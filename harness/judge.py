@@ -8,8 +8,7 @@ optimizer: FILE.py:FUNCTION, a function (learning_rate, b1=0.9, ...) that return
 baselines: registered names; the first is what speed-ups are over. space: YAML of the optimizer's search space, such as
 `learning_rate: {log: [1e-4, 1e-1]}` (default: by its family). profile: quick (10 minutes on 2 CPU cores), standard, full, or a
 YAML file like conf/judge/quick.yaml. workloads: which of the profile's. points, seeds: instead of the profile's. relax: the
-target is the median baseline loss times 1 + relax, as half the baseline's own runs would miss it.
-
+target is the loss that every seed of the best baseline reaches, times 1 + relax.
 hyperparameter_free: also train every method with one configuration for all workloads, its default's and one calibrated on the
 other workloads.
 
