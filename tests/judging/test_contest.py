@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from harness import cli
-from harness.judge import main
+from harness.config import WORKLOADS
+from harness.judge import PROFILES, JudgeConfig, _arena, main
 from harness.judging.contest import Arena, Setting, best_of, tune
 from harness.optimizers import OPTIMIZERS
 from harness.submissions import load_submission
@@ -143,3 +144,14 @@ def test_bad_arguments_name_the_fix(workplace, capsys):
     assert "Did you mean 'adam'" in said("optimizer=adamv")
     assert "not in profile" in said("optimizer=lion", "workloads=vision")
     assert "there is no file" in said("optimizer=nowhere.py:make")
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_setting_of_a_shipped_profile_makes_a_model(profile):
+    arena = _arena(JudgeConfig(optimizer="lion", profile=profile))
+    for setting in arena.all:
+        setting.workload.validate()
+    for name, widths in arena.rate_widths.items():
+        for width in widths:
+            arena.settings[name][0].workload.replace(width=width).validate()
+    assert profile != "full" or set(arena.settings) == set(WORKLOADS) - {"regression"}
