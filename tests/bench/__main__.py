@@ -101,7 +101,8 @@ def main(argv: list[str]) -> int:
             report.show(console, section)
             sections.append(section)
             if options.out:
-                report.write(Path(options.out), sections, facts, {key: value for key, value in asdict(options).items() if key != "out"})
+                asked = {key: value for key, value in asdict(options).items() if key != "out"}
+                report.write(Path(options.out), sections, facts, asked)
     missed = [measure for section in sections for measure in section.measures if measure.met is False]
     for measure in missed:
         console.print(f"missed: {measure.name}: {measure.median:.4g} {measure.unit}", highlight=False)
