@@ -151,6 +151,18 @@ class Devices:
         whole = jax.jit(lambda tree: tree, out_shardings=self.replicated)(tree)
         return jax.tree.map(np.asarray, whole)
 
+    def surviving(self) -> Devices:
+        """Those of the devices that still compute, as found out by asking each."""
+
+        def computes(device: Any) -> bool:
+            try:
+                return float(jax.device_put(np.float32(1.0), device) + np.float32(1.0)) == 2.0
+            except jax.errors.JaxRuntimeError:
+                return False
+
+        kept = [device for device in self.mesh.devices.flat if computes(device)]
+        return self if len(kept) in (0, self.count) else Devices(Mesh(kept, self.mesh.axis_names), self.spread)
+
     @property
     def replicated(self) -> NamedSharding:
         return NamedSharding(self.mesh, PartitionSpec())

@@ -115,8 +115,7 @@ class Runner:
         try:
             with StopFlag() as stop:
                 with clocks("data"):
-                    for pack in packs:
-                        compiler.submit(pack, self._load(pack)[1])
+                    self._submit(packs, compiler)
                 queue = list(packs)
                 while queue:
                     stop.check()
@@ -124,18 +123,45 @@ class Runner:
                     try:
                         summary.add(self._train_pack(pack, compiler, clocks, stop))
                     except jax.errors.JaxRuntimeError as error:
-                        halves = _halves(pack, error, self._devices.count)
-                        for half in halves:
-                            compiler.submit(half, self._load(half)[1])
-                        queue[:0] = halves
+                        again = _halves(pack, error, self._devices.count)
+                        if not again:
+                            again, queue = self._without_lost([pack, *queue], error), []
+                            summary.compiled += compiler.count
+                            compiler.close()
+                            compiler = Compiler(self._devices)
+                        self._submit(again, compiler)
+                        queue[:0] = again
         finally:
             compiler.close()
             jax.monitoring.unregister_event_listener(summary.cache)
-            summary.compiled = compiler.count
+            summary.compiled += compiler.count
             summary.seconds, summary.host = {str(k): v for k, v in clocks.seconds.items()}, clocks.host
             for observer in self._observers:
                 observer.end()
         return summary
+
+    def _submit(self, packs: Sequence[Pack], compiler: Compiler) -> None:
+        """Have these packs' programs compiled, in this order."""
+        for pack in packs:
+            compiler.submit(pack, self._load(pack)[1])
+
+    def _without_lost(self, packs: Sequence[Pack], error: Exception) -> list[Pack]:
+        """Leave the devices that no longer compute; the packs for those that do. Re-raises the error if that is not why.
+
+        Trials whose arrays are spread over all devices cannot go on without one.
+        """
+        before, left = self._devices.count, self._devices.surviving()
+        if left.count == before or left.spread:
+            raise error
+
+        def moved(pack: Pack) -> Pack:
+            slots = max(pack.width // before, -(-len(pack.trials) // left.count))
+            return replace(pack, width=slots * left.count)
+
+        print(f"lost {before - left.count} of {before} devices ({str(error).splitlines()[0]}); going on with the rest")
+        self._devices = left
+        self._data.clear()
+        return [moved(pack) for pack in packs]
 
     def _load(self, pack: Pack) -> tuple[Data, Any]:
         """The pack's data set, on the host and replicated on the devices."""
@@ -275,8 +301,10 @@ def _resume(path: Path, program: Program, hparams: Hparams, history: History, de
 
 
 def _halves(pack: Pack, error: Exception, devices: int) -> list[Pack]:
-    """The pack in two, after it ran out of memory; re-raises any other error, or one that a smaller pack can't cure."""
-    if "RESOURCE_EXHAUSTED" not in str(error) or pack.width <= devices:
+    """The pack in two, after it ran out of memory; nothing after any other error. Re-raises what a smaller pack can't cure."""
+    if "RESOURCE_EXHAUSTED" not in str(error):
+        return []
+    if pack.width <= devices:
         raise error
     slots = devices * -(-pack.width // (2 * devices))
     print(f"a pack of {len(pack.trials)} trials of width {pack.static.workload.width} ran out of memory: split in two")

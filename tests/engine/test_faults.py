@@ -301,6 +301,35 @@ def test_other_errors_of_a_device_are_not_retried(
         run(trials, Store(tmp_path / "study"))
 
 
+def test_a_device_that_is_lost(
+    tmp_path: Path, trials: list[Trial], calm: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its trials go on from their checkpoint on the other device; what was finished stays."""
+    devices, train_chunk, put = local_devices(), runner.Runner._train_chunk, jax.device_put
+    dead = devices.mesh.devices.flat[1]
+    calls: list[int] = []
+
+    def dies(self: Any, pack: Pack, *arguments: Any) -> Any:
+        calls.append(arguments[3][0])
+        if self._devices.count == devices.count and len(calls) == CHUNKS + 3:  # in the second pack
+            raise jax.errors.JaxRuntimeError("INTERNAL: CUDA_ERROR_UNKNOWN: the device fell off the bus")
+        return train_chunk(self, pack, *arguments)
+
+    def refuses(value: Any, device: Any = None, **rest: Any) -> Any:
+        if device is dead:
+            raise jax.errors.JaxRuntimeError("INTERNAL: CUDA_ERROR_UNKNOWN: the device fell off the bus")
+        return put(value, device, **rest)
+
+    monkeypatch.setattr(runner.Runner, "_train_chunk", dies)
+    monkeypatch.setattr(jax, "device_put", refuses)
+    store = Store(tmp_path / "study")
+    assert run(trials, store, pack_size=2, **EVERY_CHUNK).trained == len(trials)
+    monkeypatch.undo()
+    assert calls[CHUNKS + 2] == calls[CHUNKS + 3] > 0  # from the checkpoint of the chunk before
+    assert f"lost 1 of {devices.count} devices" in capsys.readouterr().out
+    assert same(store.root, calm, apart=("devices",)) == len(trials)
+
+
 @contextmanager
 def jumping_clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     """The wall clock jumps by hours, back and forth, whenever it is asked; yields the jumps."""
