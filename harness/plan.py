@@ -67,7 +67,7 @@ def _by_program(packs: Sequence[Pack]) -> list[list[Pack]]:
 def _row(packs: Sequence[Pack], rate: float) -> list[str]:
     workload, horizon = packs[0].static.workload, packs[0].horizon
     trials = sum(len(pack.trials) for pack in packs)
-    flops = trials * horizon * workload.matmul_flops()
+    flops = trials * horizon * packs[0].trials[0].matmul_flops
     seconds = sum(pack.horizon * pack.step_work for pack in packs) / rate
     numbers = (workload.width, len(packs), trials, horizon, f"{flops:.3g}", f"{seconds:.0f} s")
     return [workload.name, *map(str, numbers)]

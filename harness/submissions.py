@@ -6,6 +6,7 @@ Registered optimizers are submissions, with defaults for the rest. A user's file
     SPACE = {"learning_rate": {"log": [1e-4, 1e-1]}}    # or a list of points; default: by the optimizer's family
     BATCH_SIZE = {"ctr": 512}                           # examples a step; default: the workload's
     HORIZON = 1.0                                       # share of the longest run that it plans for; default: 3/4
+    CANDIDATES = 4                                      # batches drawn a step, of which its function `select` takes one's worth
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from workloads.base import BadInput, Workload
 
 HORIZON = 3 / 4
 """The longest run is 4/3 of the one that targets were set with, so this is just as long."""
-_DECLARATIONS = ("FAMILY", "SCHEDULE", "SPACE", "BATCH_SIZE", "HORIZON")
+_DECLARATIONS = ("FAMILY", "SCHEDULE", "SPACE", "BATCH_SIZE", "HORIZON", "CANDIDATES")
 
 
 @dataclass(frozen=True)

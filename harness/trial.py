@@ -158,7 +158,7 @@ class Trial:
             examples=self.workload.batch_size,
             tokens=self.workload.batch_size * self.workload.tokens_per_example,
             epoch=self.workload.load().examples,
-            flops=self.workload.matmul_flops,
+            flops=lambda: self.matmul_flops,
             seconds=lambda: step_seconds(self),
         )
 
@@ -171,6 +171,14 @@ class Trial:
     def tokens(self) -> int:
         """Tokens seen over the whole horizon."""
         return self.horizon * self.rates.tokens
+
+    @property
+    def matmul_flops(self) -> float:
+        """Analytic FLOPs of a step's matrix multiplications; an optimizer that selects its examples looks at all candidates,
+        which takes a third of training on them (the forward pass).
+        """
+        candidates = self.optimizer.candidates
+        return self.workload.matmul_flops() * (1.0 if candidates == 1 else 1.0 + candidates / 3.0)
 
     def lengths(self) -> dict[str, float]:
         """The schedule's durations in steps."""

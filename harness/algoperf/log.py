@@ -27,12 +27,13 @@ def logged(task: Task, folder: Path, metric_name: str) -> Run:
         "steps": task.steps,
         "evaluations": task.evaluations,
         "seed": task.seed,
+        "test_curve": task.test_curve,
     }
     path = folder / _RUN
     found = read_json(path) if path.is_file() else {}
     if isinstance(found, dict) and found.get("task") == asked:
         return _run(found["run"])
-    run = train(task.submission, task.workload, task.hyperparameters, task.steps, task.evaluations, task.seed)
+    run = train(**{field.name: getattr(task, field.name) for field in dataclasses.fields(task)})
     write_log(run, folder, metric_name)
     write_json(path, {"task": asked, "run": dataclasses.asdict(run)})
     return run
@@ -45,7 +46,7 @@ def _run(entry: Mapping[str, Any]) -> Run:
         return math.nan if value is None else value
 
     evaluations = tuple(
-        Evaluation(one["step"], one["seconds"], number(one["loss"]), number(one["metric"]))
+        Evaluation(**{**one, "loss": number(one["loss"]), "metric": number(one["metric"])})
         for one in entry["evaluations"]
     )
     return Run(**{**entry, "evaluations": evaluations})
@@ -55,7 +56,7 @@ def write_log(run: Run, folder: Path, metric_name: str) -> Path:
     """Write FOLDER/eval_measurements.csv, a row per evaluation, and return its path.
 
     folder: .../<submission>/study_k/<workload>_jax/trial_j. Columns: global_step, score and accumulated_submission_time (the
-    same seconds), validation/<metric>, validation/loss, and test/<metric> in the last row where it is known.
+    same seconds), validation/<metric>, validation/loss, and test/<metric> where it is known, at least in the last row.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, float | int | str]] = [
@@ -65,6 +66,7 @@ def write_log(run: Run, folder: Path, metric_name: str) -> Path:
             "validation/loss": evaluation.loss,
             f"validation/{metric_name}": evaluation.metric,
             "accumulated_submission_time": evaluation.seconds,
+            **({} if evaluation.test_metric is None else {f"test/{metric_name}": evaluation.test_metric}),
         }
         for evaluation in run.evaluations
     ]

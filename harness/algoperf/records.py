@@ -25,6 +25,7 @@ class Task:
     seed: int
     max_seconds: float = math.inf
     data_seed: int | None = None
+    test_curve: bool = False
 
     def validate(self) -> None:
         """Raise BadInput if this cannot be trained."""
@@ -42,12 +43,17 @@ class Task:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """On the validation split. step: updates taken. seconds: the submission's time up to here, prepare_for_eval included."""
+    """On the validation split. step: updates taken. seconds: the submission's time up to here, prepare_for_eval included.
+
+    test_loss, test_metric: on the test split, None where it was not looked at.
+    """
 
     step: int
     seconds: float
     loss: float
     metric: float
+    test_loss: float | None = None
+    test_metric: float | None = None
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ def train(
     seed: int,
     max_seconds: float = math.inf,
     data_seed: int | None = None,
+    test_curve: bool = False,
 ) -> Run:
     """Train for `steps` updates, evaluated `evaluations` times, evenly spread, the last time at the end.
 
@@ -50,10 +51,11 @@ def train(
 
     hyperparameters: what the submission gets as attributes (where empty None, as AlgoPerf gives to self-tuning ones).
     get_batch_size is asked with our workload's name; where the submission does not know it, the workload's batch size stays.
-    max_seconds: of the submission's time. data_seed: which batches are seen (None: the seed's).
+    max_seconds: of the submission's time. data_seed: which batches are seen (None: the seed's). test_curve: evaluate the test
+    split, too, whenever the validation split is, and not at the end only.
     Raises BadInput on a file that does not fit, on whatever the submission raises, and on parameters of other shapes.
     """
-    task = Task(submission, workload, hyperparameters, steps, evaluations, seed, max_seconds, data_seed)
+    task = Task(submission, workload, hyperparameters, steps, evaluations, seed, max_seconds, data_seed, test_curve)
     task.validate()
     return _Training(task).run()
 
@@ -138,8 +140,8 @@ class _Training:
             self.state = self._checked(new, "prepare_for_eval")
         if self.watch.seconds >= self.task.max_seconds:
             return False
-        loss, metric = self._scores("validation")
-        self.results.append((self.watch.mark(), Evaluation(step, self.watch.seconds, loss, metric)))
+        scores = [*self._scores("validation"), *(self._scores("test") if self.task.test_curve else ())]
+        self.results.append((self.watch.mark(), Evaluation(step, self.watch.seconds, *scores)))
         return True
 
     def _initial(self) -> _State:

@@ -149,5 +149,5 @@ def _cost(trial: Trial, steps: int, size: int) -> dict[str, Any]:
         "tokens": tokens,
         "flops": steps * step_flops(trial),
         "flops_6nd": 6.0 * size * tokens,
-        "matmul_flops": steps * trial.workload.matmul_flops(),
+        "matmul_flops": steps * trial.matmul_flops,
     }

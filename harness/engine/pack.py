@@ -61,7 +61,7 @@ class Pack:
         """
         workload = self.static.workload
         tokens = workload.batch_size * workload.tokens_per_example
-        return len(self.trials) * (workload.matmul_flops() + _OTHER_WORK * tokens)
+        return len(self.trials) * (self.trials[0].matmul_flops + _OTHER_WORK * tokens)
 
     @property
     def signature(self) -> tuple[Static, int]:
@@ -128,7 +128,7 @@ def _wanted(pack: Pack) -> int:
 
 
 def _flops(trial: Trial) -> float:
-    return trial.horizon * trial.workload.matmul_flops()
+    return trial.horizon * trial.matmul_flops
 
 
 _footprints: dict[Static, tuple[int, int]] = {}

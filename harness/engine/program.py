@@ -81,11 +81,25 @@ def make_train(
 
     def train_step(state: State, hparams: Hparams, data: Arrays) -> tuple[State, Array]:
         workload, optimizer = bound(hparams)
-        batch = split(workload.batch(data, keys.key(hparams.data_seed), state.step))
         noise = jax.random.fold_in(keys.key(hparams.seed), state.step)
 
-        def loss_of(params: Params) -> tuple[Array, dict[str, Array]]:
+        def drawn(workload: Workload) -> Batch:
+            return split(workload.batch(data, keys.key(hparams.data_seed), state.step))
+
+        def loss_on(batch: Batch, params: Params, workload: Workload = workload) -> tuple[Array, dict[str, Array]]:
             return workload.loss(_cast(params, static.precision), _cast(batch, static.precision), noise)
+
+        if optimizer.candidates == 1:
+            batch = drawn(workload)
+        else:
+            count, alone = workload.batch_size, workload.replace(batch_size=1)
+            candidates = drawn(workload.replace(batch_size=optimizer.candidates * count))
+            losses = jax.vmap(lambda one: loss_on(_alone(one), state.params, alone)[0].astype(jnp.float32))(candidates)
+            rows = optimizer.select(candidates, losses, count, noise)
+            batch = split(jax.tree.map(lambda x: x[rows], candidates))
+
+        def loss_of(params: Params) -> tuple[Array, dict[str, Array]]:
+            return loss_on(batch, params)
 
         (loss, _), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         loss = loss.astype(jnp.float32)
@@ -127,10 +141,11 @@ def make_train(
         steps = jnp.full((2, static.capacity), jnp.nan, jnp.float32)
         return jax.lax.while_loop(some_running, advance, (jnp.int32(0), state, steps))[1:]
 
-    def probes(state: State, hparams: Hparams, data: Arrays) -> dict[str, Array]:
+    def probes(state: State, evaluated: Params, hparams: Hparams, data: Arrays) -> dict[str, Array]:
         workload, optimizer = bound(hparams)
         rate = learning_rate(static, hparams, state.step - 1)
-        moment = Moment(workload, optimizer, state.params, own(state.optimizer), rate, hparams.scales[1], data)
+        own_state = own(state.optimizer)
+        moment = Moment(workload, optimizer, state.params, evaluated, own_state, rate, hparams.scales[1], data)
         found: dict[str, Array] = {}
         for name in static.probes:
             found |= PROBES[name]().measure(moment)
@@ -150,10 +165,15 @@ def make_train(
         return {
             "validation": where(begun, lambda: workload.evaluate(params, data, "validation")),
             "test": where(ended, lambda: workload.evaluate(params, data, "test")),
-            "probe": where(begun, lambda: probes(state, hparams, data)),
+            "probe": where(begun, lambda: probes(state, params, hparams, data)),
         }
 
     return Train(init, chunk, evaluate, train_step)
+
+
+def _alone(example: Batch) -> Batch:
+    """A batch of one example, from its arrays without a batch axis."""
+    return jax.tree.map(lambda x: x[None], example)
 
 
 def _cast(tree: Any, precision: str) -> Any:

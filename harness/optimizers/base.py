@@ -9,7 +9,7 @@ import jax
 import optax
 
 from harness.registry import Registry
-from workloads.base import Array, BadInput, Params
+from workloads.base import Array, BadInput, Batch, Params
 
 Family = Literal["sgd", "adam", "matrix", "other"]
 
@@ -20,6 +20,8 @@ class Optimizer:
 
     family: how the update scales with the gradient, which is what parametrizations need to know: "sgd" (linear),
     "adam" (invariant to the gradient's scale, entrywise), "matrix" (orthogonalised), "other".
+    file: where a user's own is written.
+    candidates: batches drawn a step, of which `select` takes one batch's worth of examples.
     decoupled_decay: `weight_decay` means w <- w - lr * weight_decay * w beside the update; then the harness applies it,
     so that parametrizations can scale it by leaf.
     """
@@ -27,6 +29,8 @@ class Optimizer:
     name: ClassVar[str]
     family: ClassVar[Family] = "other"
     decoupled_decay: ClassVar[bool] = False
+    file: ClassVar[str] = ""
+    candidates: ClassVar[int] = 1
 
     learning_rate: float = 1e-3
 
@@ -37,6 +41,13 @@ class Optimizer:
     def evaluation_params(self, state: Any, params: Params) -> Params:
         """The parameters to evaluate (optimizers that average weights override this)."""
         return params
+
+    def select(self, drawn: Batch, losses: Array, count: int, key: Array) -> Array:
+        """The rows of `drawn` to train on, (count,) integers; asked where candidates > 1.
+
+        losses: (candidates * count,), of every example alone under the present parameters. key: of this step.
+        """
+        raise NotImplementedError
 
     def shape_factor(self, shape: tuple[int, ...]) -> float:
         """What a matrix optimizer itself multiplies on the orthogonalised update of a (..., fan-in, fan-out) leaf."""

@@ -8,7 +8,12 @@
 
 The function returns an optax transformation; it is traced by JAX, with its numbers as tracers. Arguments with a default are
 its hyperparameters: numbers are traced (trials that differ in them share a program), switches and integers are not.
-The file may declare more of a submission in capitals (harness.submissions).
+The file may declare more of a submission in capitals (harness.submissions), and choose its examples:
+
+    CANDIDATES = 4  # batches drawn a step
+
+    def select(drawn, losses, count, key):  # of 4 * count examples the rows to train on, here those with the largest loss
+        return jnp.argsort(-losses)[:count]
 """
 
 from __future__ import annotations
@@ -30,9 +35,10 @@ import optax
 
 from harness.optimizers.base import OPTIMIZERS, Optimizer
 from harness.registry import nearest
-from workloads.base import Array, BadInput, Params
+from workloads.base import Array, BadInput, Batch, Params
 
 FAMILIES = ("sgd", "adam", "matrix", "other")
+_MOST_CANDIDATES = 64
 
 
 def load_optimizer(name: str) -> type[Optimizer]:
@@ -87,10 +93,11 @@ def _loaded(path: str, attribute: str, sha256: str) -> type[Optimizer]:
             )
         return _keeping_shapes(made, f"{Path(path).name}:{attribute}")
 
-    namespace: dict[str, Any] = {"__doc__": function.__doc__, "family": family, "build": build}
+    namespace: dict[str, Any] = {"__doc__": function.__doc__, "family": family, "file": path, "build": build}
     averaged = getattr(module, "evaluation_params", None)
     if averaged is not None:
         namespace["evaluation_params"] = lambda self, state, params: averaged(state, params)
+    namespace |= _selection(module, Path(path).name)
     columns = [
         ("learning_rate", float, dataclasses.field(default=_default_rate(function))),
         *((field, kind, dataclasses.field(default=default)) for field, kind, default in fields),
@@ -138,6 +145,32 @@ def refuse_data(path: Path) -> None:
                     f"{path.name} imports {name}: a submission may not see the data that it is judged on; of this package it "
                     "may import harness.optimizers only"
                 )
+
+
+def _selection(module: Any, where: str) -> dict[str, Any]:
+    """How the file chooses its examples: the attributes `candidates` and `select` of an optimizer, if it does."""
+    candidates, select = getattr(module, "CANDIDATES", 1), getattr(module, "select", None)
+    if isinstance(candidates, bool) or not isinstance(candidates, int) or not 1 <= candidates <= _MOST_CANDIDATES:
+        raise BadInput(
+            f"{where}: CANDIDATES = {candidates!r} must be a whole number of batches, 1 to {_MOST_CANDIDATES}"
+        )
+    if candidates > 1 and not callable(select):
+        raise BadInput(
+            f"{where}: CANDIDATES = {candidates} needs a function select(drawn, losses, count, key) that chooses"
+        )
+    if candidates == 1:
+        return {}
+
+    def chosen(self: Optimizer, drawn: Batch, losses: Array, count: int, key: Array) -> Array:
+        rows = jnp.asarray(select(drawn, losses, count, key))  # type: ignore[misc]
+        if rows.shape != (count,) or not jnp.issubdtype(rows.dtype, jnp.integer):
+            raise BadInput(
+                f"{where}: select() returned {rows.dtype}{list(rows.shape)}; it must return count={count} whole numbers, rows "
+                "of what was drawn"
+            )
+        return rows
+
+    return {"candidates": candidates, "select": chosen}
 
 
 def _fields(function: Callable[..., Any], where: str) -> list[tuple[str, type, Any]]:

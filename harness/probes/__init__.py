@@ -5,6 +5,7 @@ from harness.probes import (  # noqa: F401
     curvature,
     matrices,
     noise,
+    on_test,
 )
 from harness.probes.base import PROBES, Moment, Probe
 

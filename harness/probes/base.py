@@ -17,11 +17,15 @@ _BATCH_KEY = 2**30  # of probe batches: no data seed is as likely to be used
 
 
 class Moment(NamedTuple):
-    """A trial at one evaluation. learning_rate: of the last step taken; lr_scale: its factor by leaf."""
+    """A trial at one evaluation. evaluated: the parameters that are scored, averaged or rounded where the trial says so.
+
+    learning_rate: of the last step taken; lr_scale: its factor by leaf.
+    """
 
     workload: Workload
     optimizer: Optimizer
     params: Params
+    evaluated: Params
     state: Any
     learning_rate: Array
     lr_scale: Any

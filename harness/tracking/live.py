@@ -181,5 +181,5 @@ def chunk_points(chunk: Chunk, points: int) -> list[list[dict[str, float | int]]
 
 
 def _point(trial: Trial, step: int, loss: np.float32, rate: np.float32) -> dict[str, float | int]:
-    tokens, flops = step * trial.rates.tokens, step * trial.workload.matmul_flops()
+    tokens, flops = step * trial.rates.tokens, step * trial.matmul_flops
     return {"step": step, "tokens": tokens, "matmul_flops": flops, "lr": float(rate), "train_loss": float(loss)}
