@@ -74,8 +74,8 @@ def wants_help(argv: Sequence[str]) -> bool:
     return any(argument in ("-h", "--help", "help") for argument in argv)
 
 
-def help_text(doc: str | None, schema: type[Any]) -> str:
-    """The module's docstring followed by every argument with its default."""
+def help_text(doc: str | None, schema: type[Any], more: str = "") -> str:
+    """The module's docstring followed by every argument with its default, and by what `more` says of others."""
     defaults = OmegaConf.structured(schema)
     rows = [f"  {key}={'' if defaults[key] is None else defaults[key]}" for key in map(str, defaults)]
-    return "\n".join([(doc or "").strip(), "", "arguments and defaults:", *rows])
+    return "\n".join([(doc or "").strip(), "", "arguments and defaults:", *rows, *([more] if more else [])])

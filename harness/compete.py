@@ -3,13 +3,16 @@
     python -m harness.compete submissions=adamw,nadamw,nesterov workloads=ctr,graph
     python -m harness.compete submissions=adamw,my_optimizer.py:make studies=5 trials=5 held_out_seed=3
     python -m harness.compete submissions=my_optimizer.py:make,adamw ruleset=self_tuning
+    python -m harness.compete submissions=adamw,lion hydra/launcher=slurm cluster=gpu    # trains as a SLURM job array
 
 submissions: registered optimizers, FILE.py:FUNCTION, or FILE.py with the functions of an AlgoPerf submission
 (init_optimizer_state, update_params, …), which is run step by step, unpacked. ruleset: external_tuning (each study draws
 `trials` quasi-random points from the submission's search space) or self_tuning (one trial a study with the submission's
 defaults). workloads: those of the targets (default: all). held_out_seed: draws one variant of each workload that has targets
 for some; who misses it loses the workload; null: none. targets: a folder that python -m harness.targets wrote. relax: share by
-which they are made easier: they are medians of well-tuned runs, which half of these very runs miss.
+which they are made easier: they are medians of well-tuned runs, which half of these very runs miss. test_curve: look at the
+test split at every evaluation, not only after training, so that the time to the test target is reported, too; it counts for
+nothing, and evaluating takes as much longer as the test split is larger.
 
 No run is longer than 4/3 of the one that targets were set with (self_tuning: twice as long). Packed trials are timed by their
 steps' isolated time on this device, compilation excluded; what took longer than the longest run allows of the reference's steps
@@ -45,11 +48,11 @@ from harness.records.store import Store
 from harness.report.document import Section, Table
 from harness.report.terminal import print_section
 from harness.rulesets import RULESETS, Ruleset
-from harness.scoring.hits import Hit, first_hit
+from harness.scoring.hits import first_hit
 from harness.scoring.targets import Workloads
-from harness.session import Workplace
 from harness.submissions import Submission, load_submission
 from harness.trial import Trial
+from harness.workplace import HELP, Workplace, split_words
 from workloads.base import BadInput
 
 EVALUATIONS = 50  # at least, in the horizon that targets were set with
@@ -66,10 +69,9 @@ class CompeteConfig:
     held_out_seed: int | None = 0
     targets: str = ""
     relax: float = 0.0
+    test_curve: bool = False
     rules: str = "exact"
     name: str = "competition"
-    results: str = "results"
-    devices: int | None = None
 
 
 Entrant = Submission | algoperf.AlgoPerfSubmission
@@ -80,6 +82,7 @@ class Entry:
     """One trial's row of the table that scores are made from: the evaluation that met the target (negative, infinite: none).
 
     time_to_target_s is infinite, too, if that was later than the longest run allows. test_target_met: at its end.
+    steps_to_test_target, time_to_test_target_s: None where the test split was looked at after training only.
     """
 
     submission: str
@@ -90,14 +93,16 @@ class Entry:
     time_to_target_s: float
     steps_to_target: float
     test_target_met: bool
+    steps_to_test_target: float | None = None
+    time_to_test_target_s: float | None = None
 
 
 def main(argv: list[str]) -> int:
     """Entry point; returns the exit code. Raises BadInput."""
     if cli.wants_help(argv):
-        print(cli.help_text(__doc__, CompeteConfig))
+        print(cli.help_text(__doc__, CompeteConfig, HELP))
         return 0
-    config = cli.parse(argv, CompeteConfig)
+    config = cli.parse(split_words(argv)[0], CompeteConfig)
     entrants = _entrants(config)
     ruleset = _ruleset(config)
     goals = read_goals(Path(config.targets) if config.targets else CONFIG_DIR / "targets")
@@ -106,18 +111,29 @@ def main(argv: list[str]) -> int:
         raise BadInput(f"relax={config.relax} is a share of what the targets ask for and must lie in [0, 1)")
     goals = {name: goal.relaxed(config.relax) for name, goal in goals.items()}
     workloads, columns = drawn(goals, bases, config.held_out_seed)
-    place = Workplace.of(config.results, config.name, config.devices)
-    store = place.store
-    print(_plan(entrants, ruleset, workloads, store))
+    place = Workplace.of("compete", argv, config.name)
+    print(_plan(entrants, ruleset, workloads, place.store))
+
+    def stages() -> int:
+        entries = _entries(entrants, ruleset, columns, place, config.test_curve)
+        _write(place.store.root, entries, workloads, goals, config)
+        print_section(_reached(entries, columns))
+        _score(place.store.root, config.rules)
+        return 0
+
+    return place.run(stages)
+
+
+def _entries(
+    entrants: Sequence[Entrant], ruleset: Ruleset, columns: Sequence[Goal], place: Workplace, test_curve: bool
+) -> list[Entry]:
+    """Train every trial that is not recorded; the rows of all of them."""
     packed = [one for one in entrants if isinstance(one, Submission)]
-    entries = _packed(packed, ruleset, columns, place) if packed else []
+    entries = _packed(packed, ruleset, columns, place, test_curve) if packed else []
     for one in entrants:
         if isinstance(one, algoperf.AlgoPerfSubmission):
-            entries += _unpacked(one, ruleset, columns, store)
-    _write(store.root, entries, workloads, goals, config)
-    print_section(_reached(entries, columns))
-    _score(store.root, config.rules)
-    return 0
+            entries += _unpacked(one, ruleset, columns, place.store, test_curve)
+    return entries
 
 
 def _words(text: str) -> list[str]:
@@ -159,7 +175,14 @@ def _plan(entrants: Sequence[Entrant], ruleset: Ruleset, workloads: Workloads, s
     )
 
 
-def trial_of(submission: Submission, goal: Goal, ruleset: Ruleset, values: Mapping[str, float], seed: int) -> Trial:
+def trial_of(
+    submission: Submission,
+    goal: Goal,
+    ruleset: Ruleset,
+    values: Mapping[str, float],
+    seed: int,
+    test_curve: bool = False,
+) -> Trial:
     """One training run under a ruleset. Batch sizes of a submission's own see as many examples."""
     workload = submission.workload(goal.workload)
     share = submission.horizon * goal.workload.batch_size / workload.batch_size
@@ -172,6 +195,7 @@ def trial_of(submission: Submission, goal: Goal, ruleset: Ruleset, values: Mappi
         budget=Budget(steps=steps),
         seed=seed,
         evaluations=_evaluations(steps * workload.batch_size, goal),
+        probes=("test",) if test_curve else (),
     )
 
 
@@ -185,10 +209,10 @@ def _seed(study: int, trial: int) -> int:
 
 
 def _packed(
-    submissions: Sequence[Submission], ruleset: Ruleset, columns: Sequence[Goal], place: Workplace
+    submissions: Sequence[Submission], ruleset: Ruleset, columns: Sequence[Goal], place: Workplace, test_curve: bool
 ) -> list[Entry]:
     trials = {
-        (one.name, goal.name, study, index): trial_of(one, goal, ruleset, values, _seed(study, index))
+        (one.name, goal.name, study, index): trial_of(one, goal, ruleset, values, _seed(study, index), test_curve)
         for one in submissions
         for goal in columns
         for study in range(ruleset.studies)
@@ -196,19 +220,25 @@ def _packed(
     }
     rows = place.train(list(trials.values()))
     recorded = place.store.curves(rows)
-    curves = {on: evaluations(recorded, f"eval_{on}") for on in ("loss", "metric")}
+    looked_at = [("eval", on) for on in ("loss", "metric")] + [
+        ("probe.test", on) for on in ("loss", "metric") if test_curve
+    ]
+    curves = {(split, on): evaluations(recorded, f"{split}_{on}") for split, on in looked_at}
     place.store.compact()
     seconds = _calibrated(submissions, trials, columns)
     entries = []
     for (name, column, study, index), trial in trials.items():
         goal = next(one for one in columns if one.name == column)
-        steps, values = curves[goal.on].get(trial.id, (np.zeros(0), np.zeros(0)))
-        step, reference = seconds[name, column], seconds["", column]
-        hit = first_hit(values, steps * step, goal.validation_target, goal.direction)
-        if hit.time > ruleset.longest(goal.steps) * reference:
-            hit = replace(hit, time=math.inf)
-        tested = rows[trial.id][f"test_{goal.on}"]
-        entries.append(_entry(name, column, study, index, hit, steps, _met(tested, goal)))
+        steps, values = curves["eval", goal.on].get(trial.id, (np.zeros(0), np.zeros(0)))
+        seen = Seen(
+            steps=steps,
+            seconds=steps * seconds[name, column],
+            values=values,
+            tests=curves["probe.test", goal.on].get(trial.id, (steps, values))[1] if test_curve else None,
+            final_test=rows[trial.id][f"test_{goal.on}"],
+        )
+        longest = ruleset.longest(goal.steps) * seconds["", column]
+        entries.append(_entry(name, study, index, goal, seen, longest))
     return entries
 
 
@@ -230,7 +260,11 @@ def _calibrated(
 
 
 def _unpacked(
-    submission: algoperf.AlgoPerfSubmission, ruleset: Ruleset, columns: Sequence[Goal], store: Store
+    submission: algoperf.AlgoPerfSubmission,
+    ruleset: Ruleset,
+    columns: Sequence[Goal],
+    store: Store,
+    test_curve: bool,
 ) -> list[Entry]:
     """An AlgoPerf-style submission, a run after the other. Its logs stay under logs/, where no finished run is repeated."""
     entries = []
@@ -247,14 +281,10 @@ def _unpacked(
                     steps,
                     _evaluations(steps * goal.workload.batch_size, goal),
                     _seed(study, index),
+                    test_curve=test_curve,
                 )
                 run = algoperf.logged(task, folder, goal.workload.metric.name)
-                taken = np.array([one.step for one in run.evaluations], np.float64)
-                seconds = np.array([one.seconds for one in run.evaluations])
-                reached = np.array([getattr(one, goal.on) for one in run.evaluations])
-                hit = first_hit(reached, seconds, goal.validation_target, goal.direction)
-                tested = run.test_loss if goal.on == "loss" else run.test_metric
-                entries.append(_entry(submission.name, goal.name, study, index, hit, taken, _met(tested, goal)))
+                entries.append(_entry(submission.name, study, index, goal, _seen(run, goal.on)))
                 print(
                     f"{submission.name} on {goal.name}, study {study + 1}, trial {index + 1}: {run.steps} steps",
                     flush=True,
@@ -275,22 +305,52 @@ def _points(submission: algoperf.AlgoPerfSubmission, ruleset: Ruleset, study: in
     return algoperf.read_points(path, ruleset.trials, study)
 
 
-def _met(value: float | None, goal: Goal) -> bool:
-    if value is None or not math.isfinite(value):
-        return False
-    return value <= goal.test_target if goal.direction == "minimize" else value >= goal.test_target
+@dataclass(frozen=True)
+class Seen:
+    """What a trial's evaluations found, (n,) each. seconds: up to each. tests: None where only final_test was looked at."""
+
+    steps: np.ndarray
+    seconds: np.ndarray
+    values: np.ndarray
+    tests: np.ndarray | None
+    final_test: float | None
 
 
-def _entry(name: str, column: str, study: int, index: int, hit: Hit, steps: np.ndarray, tested: bool) -> Entry:
+def _seen(run: algoperf.Run, on: str) -> Seen:
+    columns = {
+        name: np.array([getattr(one, name) for one in run.evaluations], np.float64)
+        for name in ("step", "seconds", on, f"test_{on}")
+    }
+    tests = columns[f"test_{on}"]
+    tested = run.test_loss if on == "loss" else run.test_metric
+    return Seen(columns["step"], columns["seconds"], columns[on], None if np.isnan(tests).all() else tests, tested)
+
+
+def _entry(name: str, study: int, index: int, goal: Goal, seen: Seen, longest: float = math.inf) -> Entry:
+    """longest: seconds after which a target is no longer met."""
+
+    def first(values: np.ndarray, target: float) -> tuple[int, float, float]:
+        hit = first_hit(values, seen.seconds, target, goal.direction)
+        return (
+            hit.index,
+            float(seen.steps[hit.index]) if hit.met else math.inf,
+            hit.time if hit.time <= longest else math.inf,
+        )
+
+    hit, steps, seconds = first(seen.values, goal.validation_target)
+    _, test_steps, test_seconds = (None, None, None) if seen.tests is None else first(seen.tests, goal.test_target)
+    final = np.array([math.nan if seen.final_test is None else seen.final_test])
     return Entry(
         submission=name,
         study=f"study_{study + 1}",
-        workload=column,
+        workload=goal.name,
         trial=f"trial_{index + 1}",
-        hit_eval_index=hit.index,
-        time_to_target_s=hit.time,
-        steps_to_target=float(steps[hit.index]) if hit.index >= 0 else math.inf,
-        test_target_met=tested,
+        hit_eval_index=hit,
+        time_to_target_s=seconds,
+        steps_to_target=steps,
+        test_target_met=first_hit(final, np.zeros(1), goal.test_target, goal.direction).met,
+        steps_to_test_target=test_steps,
+        time_to_test_target_s=test_seconds,
     )
 
 
@@ -316,23 +376,29 @@ def _write(
 def _reached(entries: Sequence[Entry], columns: Sequence[Goal]) -> Section:
     """How many trials reached the targets, and who reached one that only the validation data can explain."""
     rows, odd = [], []
+    with_curves = any(entry.steps_to_test_target is not None for entry in entries)
     for name in dict.fromkeys(entry.submission for entry in entries):
         for goal in columns:
             mine = [entry for entry in entries if (entry.submission, entry.workload) == (name, goal.name)]
             hits = [entry for entry in mine if entry.hit_eval_index >= 0]
             tested = sum(entry.test_target_met for entry in hits)
             fastest = min((entry.steps_to_target for entry in hits), default=math.inf)
-            rows.append((name, goal.name, f"{len(hits)} of {len(mine)}", f"{tested} of {len(hits)}", fastest))
+            to_test = [entry.steps_to_test_target for entry in mine if entry.steps_to_test_target is not None]
+            cells = (f"{len(hits)} of {len(mine)}", f"{tested} of {len(hits)}", fastest)
+            rows.append((name, goal.name, *cells, *([min(to_test, default=math.inf)] if with_curves else [])))
             if len(hits) >= 3 and not tested:
                 odd.append(f"{name} on {goal.name}")
     header = (
         "submission",
         "workload",
         "trials that met the validation target",
-        "of these the test target",
+        "of these the test target at the end",
         "fewest steps",
+        *(["fewest steps to the test target"] if with_curves else []),
     )
-    text = "The test target is looked at after the end of training."
+    text = "Only the validation target counts for the score."
+    if not with_curves:
+        text += " The test target is looked at after training; test_curve=true looks at every evaluation."
     if odd:
         text += f" Met in validation and never in test, as if trained on the validation data: {', '.join(odd)}."
     return Section("Targets", text, (), (Table("Targets reached", header, tuple(rows)),))

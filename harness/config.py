@@ -23,7 +23,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from harness.budget import Budget
-from harness.optimizers import OPTIMIZERS
+from harness.optimizers import OPTIMIZERS, Optimizer
 from harness.parametrizations import PARAMETRIZATIONS
 from harness.registry import Registry, nearest
 from harness.schedules import SCHEDULES
@@ -227,6 +227,7 @@ def register_schemas() -> None:
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="study_schema", node=StudyRunConfig)
+    store.store(name="run_schema", node=RunConfig)
     store.store(group="study", name="study", node=StudyConfig)
     store.store(group="budget", name="budget", node=schema(Budget, named=False))
     store.store(group="cluster", name="cluster", node=ClusterConfig)
@@ -324,14 +325,16 @@ def flat_keys(config: DictConfig, prefix: str = "") -> list[str]:
     return keys
 
 
-def trial_from(config: DictConfig) -> Trial:
-    """The trial that a composed TrainConfig describes, validated."""
+def trial_from(config: DictConfig, optimizer: type[Optimizer] | None = None) -> Trial:
+    """The trial that a composed TrainConfig describes, validated. optimizer: a user's own class (None: a registered one)."""
     values = OmegaConf.to_container(config, resolve=True)
     assert isinstance(values, dict)
     parts: dict[str, Any] = {}
     for group, registry in COMPONENTS.items():
         node = dict(values[group])
-        parts[group] = registry[node.pop("name")](**node)
+        name = node.pop("name")
+        cls = optimizer if group == "optimizer" and optimizer is not None else registry[name]
+        parts[group] = cls(**node)
     scalars = {f.name: values[f.name] for f in dataclasses.fields(Trial) if f.name not in (*parts, "budget", "probes")}
     probes = tuple(values["probes"])
     trial = Trial(**parts, budget=Budget(**values["budget"]), probes=probes, **scalars)

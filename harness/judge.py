@@ -3,6 +3,7 @@
     python -m harness.judge optimizer=my_optimizer.py:make
     python -m harness.judge optimizer=lion baselines=adamw,nadamw profile=standard
     python -m harness.judge optimizer=my_optimizer.py:make space=space.yaml workloads=language_model points=16 seeds=5
+    python -m harness.judge optimizer=lion profile=full hydra/launcher=slurm cluster=gpu     # trains as SLURM job arrays
 
 optimizer: FILE.py:FUNCTION, a function (learning_rate, b1=0.9, ...) that returns an optax transformation, or a registered name.
 baselines: registered names; the first is what speed-ups are over. space: YAML of the optimizer's search space, such as
@@ -43,8 +44,8 @@ from harness.records.store import Store
 from harness.registry import nearest
 from harness.report.document import write_document
 from harness.report.terminal import print_section
-from harness.session import Workplace
 from harness.submissions import Submission, load_submission
+from harness.workplace import HELP, Workplace, split_words
 from workloads.base import BadInput
 
 PROFILES = ("quick", "standard", "full")
@@ -62,8 +63,6 @@ class JudgeConfig:
     relax: float = 0.01
     hyperparameter_free: bool = False
     name: str = ""
-    results: str = "results"
-    devices: int | None = None
 
 
 @dataclass
@@ -90,16 +89,20 @@ class Profile:
 def main(argv: list[str]) -> int:
     """Entry point; returns the exit code. Raises BadInput."""
     if cli.wants_help(argv):
-        print(cli.help_text(__doc__, JudgeConfig))
+        print(cli.help_text(__doc__, JudgeConfig, HELP))
         return 0
-    config = cli.parse(argv, JudgeConfig)
+    config = cli.parse(split_words(argv)[0], JudgeConfig)
     methods = _methods(config)
     arena = _arena(config)
     name = config.name or "judge_" + "".join(c if c.isalnum() else "_" for c in methods[-1].name)
-    place = Workplace.of(config.results, name, config.devices)
-    store = place.store
-    print(_plan(methods, arena, store))
+    place = Workplace.of("judge", argv, name)
+    print(_plan(methods, arena, place.store))
+    return place.run(lambda: _judge(config, methods, arena, place))
 
+
+def _judge(config: JudgeConfig, methods: Sequence[Submission], arena: Arena, place: Workplace) -> int:
+    """Tune, train again on fresh seeds and around the best learning rates, judge, report; returns the exit code."""
+    store = place.store
     tuned = tune(methods, arena, place.train)
     around = sweeps(tuned, arena, (methods[0].name, methods[-1].name))
     fixed = fixed_runs(tuned, arena) if config.hyperparameter_free else []
@@ -113,7 +116,7 @@ def main(argv: list[str]) -> int:
     write_json(store.root / "scores.json", found.scores.to_json())
     for section in sections:
         print_section(replace(section, text=""))
-    command = "python -m harness.judge " + shlex.join(argv)
+    command = "python -m harness.judge " + shlex.join(place.arguments)
     print(write_document(store.root, f"Judging {methods[-1].name}", found.lead, sections, command), file=sys.stderr)
     return int(found.overall.verdict == "slower")
 

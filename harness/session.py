@@ -6,11 +6,9 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from harness.config import RunConfig
 from harness.engine import devices, distributed
 from harness.engine.runner import Observer, Runner, Settings, Summary
 from harness.records.store import Store
@@ -73,27 +71,3 @@ def configure(config: DictConfig) -> None:
             distributed.join(group)
     elif engine.coordinator:
         raise BadInput("engine.coordinator is for engine.layout=model, where several processes train a trial together")
-
-
-@dataclasses.dataclass(frozen=True)
-class Workplace:
-    """Where a command trains trials that it makes itself: JAX set up, and the study's store."""
-
-    config: DictConfig
-    store: Store
-
-    @classmethod
-    def of(cls, results: str, name: str, cores: int | None) -> Workplace:
-        """results: the folder of studies. name: of this one. cores: CPU devices to make (None: one per core)."""
-        config = OmegaConf.structured(RunConfig(results=results))
-        config.engine.devices = cores
-        configure(config)
-        return cls(config, store_of(config, name))
-
-    def train(self, trials: Sequence[Trial]) -> dict[str, dict[str, Any]]:
-        """Train what is missing; every trial's row by its id. Raises BadInput on one that cannot be trained."""
-        for trial in trials:
-            trial.validate()
-        train(trials, self.config, self.store)
-        wanted = {trial.id for trial in trials}
-        return {row["trial"]: row for row in self.store.trials().to_pylist() if row["trial"] in wanted}

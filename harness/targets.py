@@ -35,9 +35,9 @@ from harness.engine.environment import code_version
 from harness.judging.contest import Arena, Rows, Setting, Tuned, tune
 from harness.records.files import write_json
 from harness.registry import nearest
-from harness.session import Workplace
-from harness.submissions import load_submission
+from harness.submissions import Submission, load_submission
 from harness.transfer.plain import plain
+from harness.workplace import HELP, Workplace, split_words
 from workloads.base import BadInput, Workload
 
 ALGORITHMS = "adamw,nadamw,nesterov,momentum"
@@ -56,16 +56,14 @@ class TargetsConfig:
     on: str = "metric"
     relax: float = 0.0
     out: str = ""
-    results: str = "results"
-    devices: int | None = None
 
 
 def main(argv: list[str]) -> int:
     """Entry point; returns the exit code. Raises BadInput."""
     if cli.wants_help(argv):
-        print(cli.help_text(__doc__, TargetsConfig))
+        print(cli.help_text(__doc__, TargetsConfig, HELP))
         return 0
-    config = cli.parse(argv, TargetsConfig)
+    config = cli.parse(split_words(argv)[0], TargetsConfig)
     if config.on not in ("metric", "loss"):
         raise BadInput(f"on={config.on} must be metric or loss")
     if config.points < 2 or config.seeds < 2:
@@ -76,8 +74,14 @@ def main(argv: list[str]) -> int:
     setting = Setting(workload, config.steps or workload.default_steps)
     chunks = min(EVALUATIONS, setting.steps)
     arena = Arena({workload.name: [setting]}, config.points, config.seeds, chunks=chunks, on=config.on)
-    place = Workplace.of(config.results, "targets", config.devices)
+    place = Workplace.of("targets", argv, "targets")
+    return place.run(lambda: _set(config, methods, arena, workload, place))
 
+
+def _set(
+    config: TargetsConfig, methods: Sequence[Submission], arena: Arena, workload: Workload, place: Workplace
+) -> int:
+    """Tune, train again on fresh seeds, write the targets."""
     tuned = tune(methods, arena, place.train)
     found = targets(tuned, place.train([trial for one in tuned for trial in one.trials]), config.on, config.relax)
     found = {"workload": workload.name, "variant": config.variant or None} | found

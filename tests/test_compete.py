@@ -131,6 +131,25 @@ def test_a_slower_step_loses_time_and_no_steps(held):
         assert float(row["time_to_target_s"]) > 1.3 * step * float(row["steps_to_target"])  # infinite: beyond the limit
 
 
+def test_the_time_to_the_test_target(held, workplace):
+    """Looked at whenever the validation split is; the last look agrees with the one after training."""
+    _, rows, _, _ = held
+    assert all(row["steps_to_test_target"] == row["time_to_test_target_s"] == "" for row in rows)
+    words = [f"submissions={workplace / 'mine.py'}:same", f"targets={workplace / 'targets'}", f"results={workplace}"]
+    assert main([*words, "trials=2", "studies=3", "name=tested", "test_curve=true"]) == 0
+    with (workplace / "tested" / score.OWN_TRIALS).open() as file:
+        tested = list(csv.DictReader(file))
+    same = [row for row in rows if row["submission"] == "mine:same"]
+    assert [row["steps_to_target"] for row in tested] == [row["steps_to_target"] for row in same]
+    for row in tested:
+        steps = float(row["steps_to_test_target"])
+        assert steps < math.inf or row["test_target_met"] == "False"
+        assert (float(row["time_to_test_target_s"]) == math.inf) == (steps == math.inf)
+    assert len({row["steps_to_test_target"] for row in tested}) > 1
+    by_target = {row["steps_to_test_target"]: row["steps_to_target"] for row in tested}
+    assert any(test != validation for test, validation in by_target.items())
+
+
 def test_what_diverges_everywhere_scores_nothing(held):
     _, rows, times, steps = held
     assert times["mine:lost"]["score"] == steps["mine:lost"]["score"] == 0

@@ -1,12 +1,13 @@
-"""The job after an array: it goes on with the study, which trains its next stage or analyses.
+"""The job after an array: it goes on with the study (or judge, compete, targets), which trains its next stage or analyses.
 
     python -m harness.launchers.slurm.follow manifest=results/STUDY/slurm/ID/manifest.json
 
-A refuted claim is a result, so the exit code is 0 then; outcome.json beside the manifest has the study's own.
+A refuted claim is a result, so the exit code is 0 then; outcome.json beside the manifest has the command's own.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,11 +15,12 @@ from pathlib import Path
 
 from omegaconf import MISSING
 
-from harness import cli, study
-from harness.launchers.slurm.manifest import read, submissions
+from harness import cli
+from harness.launchers.slurm.manifest import COMMANDS, read, submissions
 from harness.launchers.slurm.submit import check_recorded
 from harness.records.files import write_json
 from harness.records.store import Store
+from harness.registry import nearest
 from workloads.base import BadInput
 
 
@@ -35,9 +37,13 @@ def main(argv: Sequence[str]) -> int:
     manifest = read(path)
     if manifest.arguments is None:
         raise BadInput(f"nothing follows {path}")
+    if manifest.command not in COMMANDS:
+        raise BadInput(
+            f"{path}: '{manifest.command}' is no command that goes on. {nearest(manifest.command, COMMANDS)}"
+        )
     root = path.parent.parent.parent
     check_recorded(manifest, Store(root))
-    code = study.main(manifest.arguments)
+    code = importlib.import_module(f"harness.{manifest.command}").main(manifest.arguments)
     later = [folder.name for folder in submissions(root) if folder.name > path.parent.name]
     write_json(path.parent / "outcome.json", {"code": code, "next": later})
     return 0 if code in (0, 1) else code

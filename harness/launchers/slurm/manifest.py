@@ -15,12 +15,15 @@ from omegaconf.errors import OmegaConfBaseException
 from harness import components
 from harness.budget import Budget
 from harness.config import COMPONENTS, EngineConfig, RunConfig, TrackerConfig, TrialConfig, schema, trial_from
+from harness.optimizers.base import Optimizer
+from harness.optimizers.user import load_optimizer
 from harness.records.files import read_json, write_json
 from harness.sweep import Point
 from harness.trial import Trial
 from workloads.base import BadInput
 
 VERSION = 2
+COMMANDS = ("study", "judge", "compete", "targets")  # that go on after their arrays
 NAME = "manifest.json"
 FOLDER = "slurm"  # results/<study>/slurm/<submission>/
 
@@ -42,9 +45,10 @@ class PlannedPack:
 class Manifest:
     """What one submission trains: tasks[i] are the packs of array task i.
 
-    engine, tracker: as in the commands' configuration, with all that depends on the machine filled in. arguments: of the
-    `study` command that follows the array (None: nothing follows). points: the stage's points, in the study's words.
-    files: path -> SHA-256 of the files that trials name besides their corpus. shared: what the configurations of all trials
+    engine, tracker: as in the commands' configuration, with all that depends on the machine filled in. command, arguments: what
+    follows the array (arguments None: nothing does). points: the stage's points, in the study's words. optimizers: name ->
+    FILE.py:FUNCTION of the users' own among the trials'. files: path -> SHA-256 of the files that trials name besides their
+    corpus. shared: what the configurations of all trials
     have in common, and those of `tasks` therefore lack: every task reads the whole manifest.
     """
 
@@ -54,8 +58,10 @@ class Manifest:
     tracker: dict[str, Any]
     retries: int
     tasks: list[list[PlannedPack]]
+    command: str = "study"
     arguments: list[str] | None = None
     points: list[Point] = field(default_factory=list)
+    optimizers: dict[str, str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     shared: dict[str, Any] = field(default_factory=dict)
 
@@ -79,7 +85,8 @@ class Manifest:
         config = {**self.shared, **entry["config"]}
         for group in (*COMPONENTS, "budget"):
             config[group] = {**self.shared.get(group, {}), **entry["config"].get(group, {})}
-        return trial_of({"id": entry["id"], "config": config})
+        own = self.optimizers.get(config["optimizer"]["name"])
+        return trial_of({"id": entry["id"], "config": config}, load_optimizer(own) if own else None)
 
 
 def read(path: Path) -> Manifest:
@@ -148,9 +155,12 @@ def _without(config: Mapping[str, Any], shared: Mapping[str, Any]) -> dict[str, 
     return {key: value for key, value in config.items() if key not in shared}
 
 
-def trial_of(entry: Mapping[str, Any]) -> Trial:
-    """The trial that `planned` described, made and checked by the config layer. Raises BadInput if it is another one."""
-    trial = trial_from(_composed(entry["config"]))
+def trial_of(entry: Mapping[str, Any], optimizer: type[Optimizer] | None = None) -> Trial:
+    """The trial that `planned` described, made and checked by the config layer. Raises BadInput if it is another one.
+
+    optimizer: the class, if it is a user's own.
+    """
+    trial = trial_from(_composed(entry["config"], optimizer), optimizer)
     if trial.id != entry["id"]:
         raise BadInput(
             f"trial {entry['id']} of the manifest is {trial.id} here: its corpus or the code has changed since it was "
@@ -159,12 +169,13 @@ def trial_of(entry: Mapping[str, Any]) -> Trial:
     return trial
 
 
-def _composed(values: Mapping[str, Any]) -> DictConfig:
+def _composed(values: Mapping[str, Any], optimizer: type[Optimizer] | None) -> DictConfig:
     """The configuration as Hydra would compose it: typed nodes of the groups, values checked."""
     config = OmegaConf.structured(TrialConfig)
     try:
         for group, registry in COMPONENTS.items():
-            config[group] = OmegaConf.structured(schema(registry[values[group]["name"]]))  # type: ignore[arg-type]
+            cls = optimizer if group == "optimizer" and optimizer is not None else registry[values[group]["name"]]
+            config[group] = OmegaConf.structured(schema(cls))  # type: ignore[arg-type]
         config.budget = OmegaConf.structured(schema(Budget, named=False))
         return OmegaConf.merge(config, values)  # type: ignore[return-value]
     except (OmegaConfBaseException, KeyError) as error:

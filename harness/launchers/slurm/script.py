@@ -80,28 +80,40 @@ def array_script(
         "ntasks": "1",
         "cpus-per-task": str(cluster.cpus),
         **_resources(cluster, cluster.partition, cluster.mem_gb),
+        **_gpus(cluster),
     }
-    if cluster.gpus:
-        options["gres"] = f"gpu:{cluster.gpu_type}:{cluster.gpus}" if cluster.gpu_type else f"gpu:{cluster.gpus}"
     command = [*cluster.container, *_python(cluster), "harness.launchers.slurm.worker", f"manifest={manifest}"]
     body = _SUPERVISE.replace("__COMMAND__", shlex.join(command)).replace("__RETRIES__", str(cluster.retries))
     body = body.replace("__ATTEMPTS__", shlex.quote(str(folder / "attempts")))
     return _script(cluster, options, code, _CPUS + body)
 
 
-def follow_script(cluster: ClusterConfig, study: str, folder: Path, code: Path, manifest: Path, directory: Path) -> str:
-    """The job that goes on when the array has done its work."""
+def follow_script(
+    cluster: ClusterConfig,
+    study: str,
+    folder: Path,
+    code: Path,
+    manifest: Path,
+    directory: Path,
+    measures: bool = False,
+) -> str:
+    """The job that goes on when the array has done its work. measures: it computes, on such a node as the array's tasks."""
+    analysis = cluster.analysis
+    node = (cluster.time_min, cluster.cpus, cluster.partition, cluster.mem_gb)
+    desk = (analysis.time_min, analysis.cpus, analysis.partition or cluster.partition, analysis.mem_gb)
+    minutes, cpus, partition, mem_gb = node if measures else desk
     options = {
         "job-name": f"{job_name(study)}-next",
         "output": f"{_pattern(folder)}/logs/next.log",
         "open-mode": "append",
         "chdir": str(directory),
         "requeue": "",
-        "time": str(cluster.analysis.time_min),
+        "time": str(minutes),
         "nodes": "1",
         "ntasks": "1",
-        "cpus-per-task": str(cluster.analysis.cpus),
-        **_resources(cluster, cluster.analysis.partition or cluster.partition, cluster.analysis.mem_gb),
+        "cpus-per-task": str(cpus),
+        **_resources(cluster, partition, mem_gb),
+        **(_gpus(cluster) if measures else {}),
     }
     command = [*cluster.container, *_python(cluster), "harness.launchers.slurm.follow", f"manifest={manifest}"]
     return _script(cluster, options, code, f"{_CPUS}exec srun --ntasks=1 {shlex.join(command)}\n")
@@ -120,6 +132,12 @@ def _resources(cluster: ClusterConfig, partition: str | None, mem_gb: float | No
         "mem": None if mem_gb is None else f"{round(mem_gb * 1024)}M",
     }
     return {name: value for name, value in wishes.items() if value is not None}
+
+
+def _gpus(cluster: ClusterConfig) -> dict[str, str]:
+    if not cluster.gpus:
+        return {}
+    return {"gres": f"gpu:{cluster.gpu_type}:{cluster.gpus}" if cluster.gpu_type else f"gpu:{cluster.gpus}"}
 
 
 def _script(cluster: ClusterConfig, options: Mapping[str, str], code: Path, body: str) -> str:

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from harness.launchers.slurm import queue, snapshot
+from harness.launchers.slurm.files import Kept
 from harness.launchers.slurm.manifest import (
     FOLDER,
     NAME,
@@ -56,10 +57,15 @@ class Scripts:
 
 
 def require(
-    trials: Sequence[Trial], config: DictConfig, store: Store, arguments: Sequence[str], points: Sequence[Point]
+    trials: Sequence[Trial],
+    config: DictConfig,
+    store: Store,
+    arguments: Sequence[str],
+    points: Sequence[Point] = (),
+    command: str = "study",
 ) -> None:
     """Return if all these trials are recorded; else have them trained and raise Submitted."""
-    folders = submit(trials, config, store, arguments, points)
+    folders = submit(trials, config, store, arguments, points, command)
     if folders:
         raise Submitted(folders)
 
@@ -82,10 +88,11 @@ def submit(
     store: Store,
     arguments: Sequence[str] | None = None,
     points: Sequence[Point] = (),
+    command: str = "study",
 ) -> list[Path]:
     """Submit what neither the records nor the queue have; returns the folders of the submissions that hold missing trials.
 
-    arguments: of the `study` command that goes on afterwards (None: nothing does). Raises BadInput as SLURM refuses.
+    command, arguments: what goes on afterwards (arguments None: nothing does). Raises BadInput as SLURM refuses.
     """
     with _one_at_a_time(store.root / FOLDER):
         finished = store.finished()
@@ -99,7 +106,7 @@ def submit(
         if not new:
             return holding
         folder = store.root.resolve() / FOLDER / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{secrets.token_hex(2)}"
-        scripts = prepare(new, config, store, folder, arguments, points)
+        scripts = prepare(new, config, store, folder, arguments, points, command)
         return [*holding, _send(scripts, folder, [str(read_json(path / "jobs.json")["array"]) for path in holding])]
 
 
@@ -109,6 +116,7 @@ def preview(
     config: DictConfig,
     store: Store,
     arguments: Sequence[str] | None = None,
+    command: str = "study",
 ) -> None:
     """Print the job scripts and what they would cost; submits and writes nothing."""
     finished = store.finished()
@@ -116,7 +124,8 @@ def preview(
     if not missing:
         console.print("nothing to submit: every trial is recorded", highlight=False)
         return
-    scripts = prepare(missing, config, store, store.root.resolve() / FOLDER / "dry_run", arguments, write=False)
+    folder = store.root.resolve() / FOLDER / "dry_run"
+    scripts = prepare(missing, config, store, folder, arguments, command=command, write=False)
     for text in filter(None, (scripts.array, scripts.follow)):
         console.print(text, highlight=False, markup=False, soft_wrap=True)
     for line in (*scripts.notes, describe(scripts, config)):
@@ -144,27 +153,33 @@ def prepare(
     folder: Path,
     arguments: Sequence[str] | None,
     points: Sequence[Point] = (),
+    command: str = "study",
     write: bool = True,
 ) -> Scripts:
     """The manifest and the job scripts of a submission; written to `folder`, with the code beside it, if `write`."""
     cluster = cluster_of(config)
     tasks, estimate, notes = plan_tasks(trials, config, store)
     shared, tasks = factored(tasks)
+    kept = Kept(folder, write)
+    words = None if arguments is None else kept.words(word for word in arguments if not word.startswith(_ONLY_HERE))
     manifest = Manifest(
         study=store.root.name,
         created_at=datetime.now(UTC).isoformat(),
         **run_values(config, engine_of(config)),
         retries=cluster.retries,
         tasks=tasks,
-        arguments=None if arguments is None else [word for word in arguments if not word.startswith(_ONLY_HERE)],
+        command=command,
+        arguments=words,
         points=list(points),
+        optimizers=kept.optimizers(trials),
         files=digests(trials),
         shared=shared,
     )
     code = snapshot.take(folder.parent) if write else folder.parent / "code"
     common = (cluster, store.root.name, folder, code, folder / NAME)
     array = array_script(*common, tasks=len(tasks), directory=Path.cwd())
-    follow = None if arguments is None else follow_script(*common, directory=Path.cwd())
+    measures = command != "study"  # of the others, some time steps, and train what cannot be packed
+    follow = None if arguments is None else follow_script(*common, directory=Path.cwd(), measures=measures)
     if write:
         for name in ("logs", "attempts"):
             (folder / name).mkdir(parents=True)
@@ -190,7 +205,7 @@ def _send(scripts: Scripts, folder: Path, after: Sequence[str]) -> Path:
         options = [f"--dependency=afterok:{dependency}", "--kill-on-invalid-dep=yes"]
         jobs["next"] = queue.sbatch(folder / "next.sh", options)
         write_json(folder / "jobs.json", jobs)
-        print(f"submitted job {jobs['next']}, which goes on with the study after it")
+        print(f"submitted job {jobs['next']}, which goes on after it")
     return folder
 
 

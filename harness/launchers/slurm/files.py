@@ -1,0 +1,63 @@
+"""The user's own files that a submission names, copied beside it: what is queued does not see later edits."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness import algoperf
+from harness.optimizers.user import is_file
+from harness.records.files import atomic_write_bytes
+from harness.trial import Trial
+
+_KINDS = (".py", ".yaml", ".yml")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Copies under `folder`, of which each content has its own folder. write: whether to make them, or only say where."""
+
+    folder: Path
+    write: bool
+
+    def copy(self, path: Path) -> Path:
+        """Where the file's present content is kept."""
+        content = path.read_bytes()
+        target = self.folder / "files" / hashlib.sha256(content).hexdigest()[:12] / path.name
+        if self.write:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            atomic_write_bytes(target, content)
+        return target
+
+    def words(self, words: Iterable[str]) -> list[str]:
+        """A command's key=value words, naming the copies in place of the files.
+
+        An AlgoPerf submission stays where it is: it may have other files beside it.
+        """
+        return [self._word(word) for word in words]
+
+    def _word(self, word: str) -> str:
+        key, equals, value = word.partition("=")
+        return f"{key}{equals}{','.join(map(self._value, value.split(',')))}"
+
+    def _value(self, value: str) -> str:
+        name, colon, function = value.partition(":")
+        path = Path(name)
+        if (
+            path.suffix not in _KINDS
+            or not path.is_file()
+            or (path.suffix == ".py" and algoperf.is_algoperf_style(path))
+        ):
+            return value
+        return f"{self.copy(path)}{colon}{function}"
+
+    def optimizers(self, trials: Sequence[Trial]) -> dict[str, str]:
+        """Of the users' own optimizers among these trials: name -> copy."""
+        classes = {type(trial.optimizer) for trial in trials}
+        return {
+            cls.name: f"{self.copy(Path(cls.file))}:{cls.name.partition(':')[2]}"
+            for cls in classes
+            if is_file(cls.file)
+        }
