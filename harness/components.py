@@ -45,8 +45,8 @@ def _fields(cls: type) -> tuple[str, ...]:
 
 
 def as_config(component: Any) -> dict[str, Any]:
-    """Name and fields as a plain dict, the form that is recorded and hashed."""
+    """Name and fields as a plain dict, the form that is recorded and hashed; numbers that are traced as floats."""
     values = {name: getattr(component, name) for name in _fields(type(component))}  # type: ignore[arg-type]
     if not all(isinstance(value, _PLAIN) for value in values.values()):
         values = dataclasses.asdict(component)  # copies what is inside, which takes ten times as long
-    return {"name": type(component).name, **values}
+    return {"name": type(component).name, **values, **traced(component)}

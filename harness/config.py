@@ -23,7 +23,8 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from harness.budget import Budget
-from harness.optimizers import OPTIMIZERS, Optimizer
+from harness.optimizers import OPTIMIZERS
+from harness.optimizers.user import is_file, load_optimizer
 from harness.parametrizations import PARAMETRIZATIONS
 from harness.registry import Registry, nearest
 from harness.schedules import SCHEDULES
@@ -249,6 +250,7 @@ def options(group: str) -> list[str]:
 
 def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
     """Compose conf/<name>.yaml with `key=value` overrides. Raises BadInput naming the nearest valid key or option."""
+    overrides = with_own_optimizers(overrides)
     try:
         if GlobalHydra.instance().is_initialized():
             return compose(name, list(overrides))
@@ -256,6 +258,28 @@ def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
             return compose(name, list(overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(name, overrides, error) from None
+
+
+def with_own_optimizers(overrides: Sequence[str]) -> list[str]:
+    """The overrides with every optimizer=FILE.py:FUNCTION loaded, an option of Hydra's, and called by its name."""
+    return [_with_own_optimizer(word) for word in overrides]
+
+
+def _with_own_optimizer(word: str) -> str:
+    key, equals, value = word.partition("=")
+    if key.lstrip("+") != "optimizer" or not is_file(value):
+        return word
+    return f"{key}{equals}{','.join(_own_option(name) for name in value.split(','))}"
+
+
+def _own_option(value: str) -> str:
+    name = value.strip().strip("'\"")
+    if not is_file(name):
+        return value
+    cls = load_optimizer(name)
+    OPTIMIZERS.admit(cls)
+    ConfigStore.instance().store(group="optimizer", name=cls.name, node=schema(cls))
+    return cls.name
 
 
 def compose_study(arguments: Sequence[str]) -> DictConfig:
@@ -325,16 +349,14 @@ def flat_keys(config: DictConfig, prefix: str = "") -> list[str]:
     return keys
 
 
-def trial_from(config: DictConfig, optimizer: type[Optimizer] | None = None) -> Trial:
-    """The trial that a composed TrainConfig describes, validated. optimizer: a user's own class (None: a registered one)."""
+def trial_from(config: DictConfig) -> Trial:
+    """The trial that a composed TrainConfig describes, validated."""
     values = OmegaConf.to_container(config, resolve=True)
     assert isinstance(values, dict)
     parts: dict[str, Any] = {}
     for group, registry in COMPONENTS.items():
         node = dict(values[group])
-        name = node.pop("name")
-        cls = optimizer if group == "optimizer" and optimizer is not None else registry[name]
-        parts[group] = cls(**node)
+        parts[group] = registry[node.pop("name")](**node)
     scalars = {f.name: values[f.name] for f in dataclasses.fields(Trial) if f.name not in (*parts, "budget", "probes")}
     probes = tuple(values["probes"])
     trial = Trial(**parts, budget=Budget(**values["budget"]), probes=probes, **scalars)

@@ -25,6 +25,7 @@ class Registry(Generic[T]):
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self._classes: dict[str, type[T]] = {}
+        self._admitted: dict[str, type[T]] = {}
 
     def register(self, name: str) -> Callable[[type[T]], type[T]]:
         def add(cls: type[T]) -> type[T]:
@@ -36,7 +37,13 @@ class Registry(Generic[T]):
 
         return add
 
+    def admit(self, cls: type[T]) -> None:
+        """Make a user's own class findable by its name, in this process; it is not listed. The last one of a name counts."""
+        self._admitted[cls.name] = cls  # type: ignore[attr-defined]
+
     def __getitem__(self, name: str) -> type[T]:
+        if name in self._admitted:
+            return self._admitted[name]
         if name not in self._classes:
             raise BadInput(f"unknown {self.kind} '{name}'. {nearest(name, self._classes)}")
         return self._classes[name]

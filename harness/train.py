@@ -3,6 +3,7 @@ r"""Train one trial, or with -m a sweep of them.
     python -m harness.train workload=language_model workload.width=64 optimizer=adamw \
         optimizer.learning_rate=3e-3 budget.tokens=1e6
     python -m harness.train -m workload.width=32,64 optimizer.learning_rate=1e-3,3e-3,1e-2 'seed=range(4)'
+    python -m harness.train optimizer=my_optimizer.py:make optimizer.b1=0.95
 
 A sweep's jobs are grouped into packs and trained in this process, each with its own row, curve and resolved configuration
 under results/<study_name>. A trial that is already recorded is not trained again. --cfg prints the composed configuration.
@@ -23,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness import cli, session
-from harness.config import COMPONENTS, CONFIG_DIR, compose_config, explain, options, trial_from
+from harness.config import COMPONENTS, CONFIG_DIR, compose_config, explain, options, trial_from, with_own_optimizers
 from harness.engine.runner import Summary
 from harness.records.files import atomic_write_text, own_folder
 from harness.records.store import Store
@@ -49,7 +50,7 @@ def main(argv: list[str]) -> int:
     multirun = [word for word in argv if word in ("-m", "--multirun")]
     overrides = [word for word in argv if word not in ("-m", "--multirun", "--cfg")]
     if multirun:
-        return _sweep(overrides)
+        return _sweep(with_own_optimizers(overrides))
     config = compose_config("train", overrides)
     if "--cfg" in argv:
         print(OmegaConf.to_yaml(config, resolve=True))

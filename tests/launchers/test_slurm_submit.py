@@ -70,6 +70,12 @@ def base_trial() -> Trial:
     )
 
 
+def test_a_whole_number_is_the_trial_of_the_float(slurm: FakeSlurm) -> None:
+    trial = replace(base_trial(), budget=Budget(steps=5), optimizer=COMPONENTS["optimizer"]["adam"](learning_rate=1))
+    assert trial_of(json.loads(json.dumps(planned(trial)))).id == trial.id
+    assert trial.id == replace(trial, budget=Budget(steps=5.0)).id
+
+
 @pytest.mark.parametrize(("group", "name"), COMPONENT_NAMES)
 def test_a_trial_goes_through_the_manifest_unchanged(group: str, name: str) -> None:
     trial = replace(base_trial(), **{group: COMPONENTS[group][name]()})

@@ -9,9 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from harness import cli
+from harness import train as train_command
+from harness.config import StudyConfig
 from harness.engine.program import make_train
+from harness.optimizers import OPTIMIZERS
 from harness.optimizers.user import load_optimizer
 from harness.records.store import Store
+from harness.sweep import trials_of
+from tests.test_bad_input import SMALL
 from tests.trials import run, small_trial
 from workloads.base import BadInput
 
@@ -89,6 +95,25 @@ def test_a_changed_file_is_another_trial(file, tmp_path):
     other.write_text(FILE + "\n# changed\n")
     ids = {replace(small_trial(), optimizer=load_optimizer(f"{path}:make")()).id for path in (file, other)}
     assert len(ids) == 2
+
+
+def test_train_and_studies_take_it_as_any_other(file, results, capsys):
+    words = [*SMALL, f"results={results}"]
+    assert cli.run(train_command.main, [*words, f"optimizer={file}:make", "optimizer.b1=0.8"]) == 0
+    assert cli.run(train_command.main, ["-m", *words, f"optimizer=adam,{file}:make", "study_name=swept"]) == 0
+    (row,) = Store(results / "train").trials().to_pylist()
+    assert (row["optimizer"], row["optimizer.b1"], row["optimizer.b2"]) == ("mine:make", 0.8, 0.999)
+    swept = {row["optimizer"] for row in Store(results / "swept").trials().to_pylist()}
+    assert swept == {"adam", "mine:make"}
+    study = StudyConfig(name="s", base={"workload": "regression", "budget": {"steps": 5}})
+    points = [{"optimizer": name, "optimizer.learning_rate": 0.5} for name in ("adam", f"{file}:make")]
+    assert [trial.optimizer.name for trial in trials_of(study, points)] == ["adam", "mine:make"]
+    assert "mine:make" not in list(OPTIMIZERS)
+    capsys.readouterr()
+    assert cli.run(train_command.main, [*words, f"optimizer={file}:make", "optimizer.b3=0.8"]) == 2
+    assert "unknown key 'optimizer.b3'. Did you mean 'optimizer.b2'?" in " ".join(capsys.readouterr().err.split())
+    assert cli.run(train_command.main, [*words, "optimizer=nowhere.py:make"]) == 2
+    assert "there is no file nowhere.py" in " ".join(capsys.readouterr().err.split())
 
 
 def test_seeding_global_generators_changes_nothing(file):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,8 +12,9 @@ import pytest
 from harness import cli, study
 from harness.launchers.slurm import queue
 from harness.launchers.slurm.status import pack_states
-from harness.records.files import read_json
+from harness.records.files import read_json, write_json
 from harness.records.store import Store
+from harness.score import OWN_TRIALS
 from tests.slurm.commands import (
     MODEL,
     ON_CLUSTER,
@@ -27,6 +29,7 @@ from tests.slurm.commands import (
     windtunnel,
 )
 from tests.slurm.compare import content
+from tests.test_compete import FIELDS, target
 
 STUDY = (
     "study=regression",
@@ -148,3 +151,32 @@ def test_presets_are_accepted(preset: str, tmp_path: Path, capsys: pytest.Captur
     script.write_text(text[text.index("#!/bin/bash") : text.index('exit "$code"')])
     subprocess.run(["sbatch", "--test-only", str(script)], check=True, capture_output=True)
     assert ("--gres=gpu:1" in text) == (preset == "gpu")
+
+
+SUBMISSION = (
+    "import optax\n\nFAMILY = 'adam'\n\ndef make(learning_rate, b1=0.9):\n    return optax.adam(learning_rate, b1)\n"
+)
+
+
+def test_a_competition_with_a_file_of_its_own(tmp_path: Path) -> None:
+    """Trained as an array, scored by the job after it: the steps to the target are those of one process."""
+    (tmp_path / "goals").mkdir()
+    write_json(tmp_path / "goals" / "image_mlp.json", target("image_mlp", None, FIELDS, 1.2))
+    (tmp_path / "mine.py").write_text(SUBMISSION)
+    words = ["compete", f"submissions=adamw,{tmp_path / 'mine.py'}:make", f"targets={tmp_path / 'goals'}"]
+    words += ["trials=2", "studies=2", *PINNED]
+    here = windtunnel(*words, f"results={tmp_path / 'here'}")
+    there = windtunnel(*words, *ON_CLUSTER, "wait=true", f"results={tmp_path / 'there'}")
+    ended(here)
+    assert "the study is complete" in ended(there)
+    found, expected = (_steps(tmp_path / place / "competition") for place in ("there", "here"))
+    assert found == expected
+    assert len(found) == 2 * 2 * 2
+    assert content(tmp_path / "there" / "competition")[0] == content(tmp_path / "here" / "competition")[0]
+
+
+def _steps(folder: Path) -> list[list[str]]:
+    with (folder / OWN_TRIALS).open() as file:
+        return [
+            [row[name] for name in ("submission", "study", "trial", "steps_to_target")] for row in csv.DictReader(file)
+        ]

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from harness import components
 from harness.budget import Budget
 from harness.config import COMPONENTS, EngineConfig, RunConfig, TrackerConfig, TrialConfig, schema, trial_from
-from harness.optimizers.base import Optimizer
+from harness.optimizers import OPTIMIZERS
 from harness.optimizers.user import load_optimizer
 from harness.records.files import read_json, write_json
 from harness.sweep import Point
@@ -86,7 +86,9 @@ class Manifest:
         for group in (*COMPONENTS, "budget"):
             config[group] = {**self.shared.get(group, {}), **entry["config"].get(group, {})}
         own = self.optimizers.get(config["optimizer"]["name"])
-        return trial_of({"id": entry["id"], "config": config}, load_optimizer(own) if own else None)
+        if own is not None:
+            OPTIMIZERS.admit(load_optimizer(own))
+        return trial_of({"id": entry["id"], "config": config})
 
 
 def read(path: Path) -> Manifest:
@@ -155,12 +157,9 @@ def _without(config: Mapping[str, Any], shared: Mapping[str, Any]) -> dict[str, 
     return {key: value for key, value in config.items() if key not in shared}
 
 
-def trial_of(entry: Mapping[str, Any], optimizer: type[Optimizer] | None = None) -> Trial:
-    """The trial that `planned` described, made and checked by the config layer. Raises BadInput if it is another one.
-
-    optimizer: the class, if it is a user's own.
-    """
-    trial = trial_from(_composed(entry["config"], optimizer), optimizer)
+def trial_of(entry: Mapping[str, Any]) -> Trial:
+    """The trial that `planned` described, made and checked by the config layer. Raises BadInput if it is another one."""
+    trial = trial_from(_composed(entry["config"]))
     if trial.id != entry["id"]:
         raise BadInput(
             f"trial {entry['id']} of the manifest is {trial.id} here: its corpus or the code has changed since it was "
@@ -169,13 +168,12 @@ def trial_of(entry: Mapping[str, Any], optimizer: type[Optimizer] | None = None)
     return trial
 
 
-def _composed(values: Mapping[str, Any], optimizer: type[Optimizer] | None) -> DictConfig:
+def _composed(values: Mapping[str, Any]) -> DictConfig:
     """The configuration as Hydra would compose it: typed nodes of the groups, values checked."""
     config = OmegaConf.structured(TrialConfig)
     try:
         for group, registry in COMPONENTS.items():
-            cls = optimizer if group == "optimizer" and optimizer is not None else registry[values[group]["name"]]
-            config[group] = OmegaConf.structured(schema(cls))  # type: ignore[arg-type]
+            config[group] = OmegaConf.structured(schema(registry[values[group]["name"]]))  # type: ignore[arg-type]
         config.budget = OmegaConf.structured(schema(Budget, named=False))
         return OmegaConf.merge(config, values)  # type: ignore[return-value]
     except (OmegaConfBaseException, KeyError) as error:
