@@ -278,7 +278,7 @@ def _own_option(value: str) -> str:
         return value
     cls = load_optimizer(name)
     OPTIMIZERS.admit(cls)
-    ConfigStore.instance().store(group="optimizer", name=cls.name, node=schema(cls))
+    ConfigStore.instance().store(group="optimizer", name=cls.name, node=schema(cls))  # type: ignore[arg-type]
     return cls.name
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import re
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -17,18 +19,22 @@ from harness.engine.flops import step_flops
 from harness.engine.history import Names
 from harness.engine.pack import Pack
 from harness.engine.program import make_train
+from harness.engine.side_by_side import side_by_side
 from harness.trial import Static, Trial
+from workloads.base import BadInput
 
 _ALL_TRIALS = PartitionSpec(TRIAL_AXIS)
 _EVERYWHERE = PartitionSpec()
 SIDE_BY_SIDE = "side_by_side"
+_FIRST_OPERAND = re.compile(r" : \(tensor<((?:\d+x)+)")
 
 
 @dataclass(frozen=True)
 class Program:
     """Compiled init(hparams), chunk(state, hparams, stops, data) and evaluate(state, hparams, data).
 
-    All leaves carry a leading trial axis except `data`. measures: (group, name) of what evaluate gives. seconds: time
+    All leaves carry a leading trial axis except `data`; where several cores train side by side, trees with one come and go as
+    Lanes. measures: (group, name) of what evaluate gives. seconds: time
     spent compiling (or reading the cache).
     """
 
@@ -73,9 +79,37 @@ def over_trials(function: Callable[..., Any], devices: Devices, group: int, with
 
 
 def compile_program(pack: Pack, data: Any, devices: Devices) -> Program:
-    """Compile everything a pack needs. data: the workload's arrays, on the devices."""
+    """Compile everything a pack needs. data: the workload's arrays, on the devices.
+
+    Raises BadInput on a program that could wait for itself for ever.
+    """
+    if devices.lanes > 1:  # all of them run the program of one, on its share of the slots
+        slots = pack.width // devices.lanes
+        share = replace(pack, trials=pack.trials[:slots], width=slots)
+        one = compile_program(share, data, replace(devices, lanes=1))
+        init, chunk, evaluate = (side_by_side(f, devices.lanes) for f in (one.init, one.chunk, one.evaluate))
+        return replace(one, init=init, chunk=chunk, evaluate=evaluate)
     started = time.perf_counter()
-    group = pack.group(devices)
+    lowered = _lowered(pack, data, devices, pack.group(devices))
+    if devices.platform == "cpu" and not devices.spread and any(map(_waits, lowered)):
+        lowered = _lowered(pack, data, devices, 1)
+        if any(map(_waits, lowered)):
+            raise BadInput(
+                f"{pack.static.optimizer.name} on {pack.static.workload.name} hands LAPACK a stack of matrices (jnp.linalg), "
+                "whose threads could wait for each other for ever on CPU; take one matrix at a time, with jax.lax.map"
+            )
+    init, chunk, evaluate = lowered
+    return Program(
+        init=init.compile(),
+        chunk=chunk.compile(),
+        evaluate=evaluate.compile(),
+        measures=tuple((group, name) for group, names in evaluate.out_info.items() for name in names),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _lowered(pack: Pack, data: Any, devices: Devices, group: int) -> tuple[Any, Any, Any]:
+    """init, chunk and evaluate, not compiled yet."""
     train = make_train(pack.static, None if group == 1 else SIDE_BY_SIDE, devices.split_batch)
     by_trial = devices.by_trial
     hparams = _shapes(pack.hparams(), by_trial)
@@ -88,14 +122,20 @@ def compile_program(pack: Pack, data: Any, devices: Devices) -> Program:
         over_trials(train.chunk, devices, group, True), donate_argnums=0, out_shardings=(of_state, by_trial)
     )
     scores = jax.jit(over_trials(train.evaluate, devices, group, True), out_shardings=by_trial)
-    evaluate = scores.lower(state, hparams, data)
-    return Program(
-        init=init.compile(),
-        chunk=chunk.lower(state, hparams, stops, data).compile(),
-        evaluate=evaluate.compile(),
-        measures=tuple((group, name) for group, names in evaluate.out_info.items() for name in names),
-        seconds=time.perf_counter() - started,
-    )
+    return init, chunk.lower(state, hparams, stops, data), scores.lower(state, hparams, data)
+
+
+def _waits(lowered: Any) -> bool:
+    """Whether a program calls LAPACK on a stack of matrices.
+
+    On CPU such a call waits, on one of XLA's threads, for as many others as it has parts; if all threads do, nobody is left.
+    """
+    for line in lowered.as_text().splitlines():
+        if "@lapack_" in line:
+            shape = _FIRST_OPERAND.search(line)
+            if shape is not None and math.prod(int(size) for size in shape[1].split("x")[:-3]) > 1:
+                return True
+    return False
 
 
 def _shapes(tree: Any, shardings: Any) -> Any:

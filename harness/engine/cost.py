@@ -44,8 +44,8 @@ def _runner(trial: Trial) -> Callable[[], float]:
     pack = Pack(trial.static(), (trial,), devices.count)
     data = jax.device_put(dict(trial.workload.load().arrays), devices.replicated)
     program = compile_program(pack, data, devices)
-    hparams = jax.device_put(pack.hparams(), devices.by_trial)
-    stops = jax.device_put(pack.stops(_CALIBRATION_STEPS), devices.by_trial)
+    hparams = devices.place(pack.hparams())
+    stops = devices.place(pack.stops(_CALIBRATION_STEPS))
 
     def run() -> float:
         state = jax.block_until_ready(program.init(hparams))

@@ -1,7 +1,7 @@
-"""Devices: one XLA device per CPU core (or the GPUs), the compilation cache, and memory budgets.
+"""Devices: the CPU's cores or the GPUs, the compilation cache, and memory budgets.
 
-Two layouts: `trials`, where every device trains whole trials of its own; and `model`, for a trial that outgrows one device,
-where every array of a trial is split over all devices of all processes (fully sharded data parallelism).
+Two layouts: `trials`, where every core or GPU trains whole trials of its own; and `model`, for a trial that outgrows one
+device, where every array of a trial is split over all devices of all processes (fully sharded data parallelism).
 """
 
 from __future__ import annotations
@@ -16,32 +16,36 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from harness.engine.side_by_side import Lanes
 from harness.registry import nearest
 from workloads.base import BadInput
 
 TRIAL_AXIS, MODEL_AXIS = "trial", "model"
 LAYOUTS = ("trials", "model")
-# One core per device: a trial's arithmetic then never depends on how many cores or trials run beside it.
+# One core per trial: its arithmetic then never depends on how many cores or trials run beside it.
 _CPU_FLAGS = {"xla_cpu_multi_thread_eigen": "false"}
-# XLA runs programs on a pool of $NPROC threads (default: the cores). A loop or branch that waits for a part of itself holds
-# its thread, and with as many devices as threads all may wait for ever: a pool of 2 was seen to on 2 devices, one of 4 not.
-_THREADS_PER_DEVICE = 4
+# XLA runs programs on a pool of $NPROC threads (default: the cores), and is fastest with as many as there are programs:
+# language models of width 32 and 64 take 1.5 and 1.4 times as long with four times as many. But what waits for a part of itself
+# holds its thread, and if all do, they wait for ever: a program's devices for each other, and LAPACK (see compiler.py).
+_THREADS_PER_DEVICE = {"trials": 1, "model": 4}
 _CACHE_HITS = "/jax/compilation_cache/cache_hits"
 _CACHE_MISSES = "/jax/compilation_cache/cache_misses"
 _MEMORY_SHARE = 0.6
 _GIB = 2**30
 
 
-def configure(devices: int | None = None, cache: Path | None = None) -> None:
+def configure(devices: int | None = None, cache: Path | None = None, layout: str = "trials") -> None:
     """Set up JAX for training; call once, before anything touches a device.
 
-    devices: number of CPU devices, default one per core available to this process. Flags the user set in XLA_FLAGS stay.
+    devices: CPU cores to use, default all that are available to this process. Flags the user set in XLA_FLAGS stay.
     cache: persistent compilation cache, default $XDG_CACHE_HOME/windtunnel (JAX_COMPILATION_CACHE_DIR wins).
     """
     given = os.environ.get("XLA_FLAGS", "")
     ours = [f"--{flag}={value}" for flag, value in _CPU_FLAGS.items() if flag not in given]
     os.environ["XLA_FLAGS"] = " ".join([given, *ours]).strip()
-    os.environ.setdefault("NPROC", str(_THREADS_PER_DEVICE * (devices or len(os.sched_getaffinity(0)))))
+    threads = _THREADS_PER_DEVICE.get(layout, 1) * (devices or len(os.sched_getaffinity(0)))
+    os.environ.setdefault("NPROC", str(threads))
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     if "xla_force_host_platform_device_count" not in given:
         try:
             jax.config.update("jax_num_cpu_devices", devices or len(os.sched_getaffinity(0)))
@@ -79,14 +83,19 @@ class CacheCounter:
 
 @dataclass(frozen=True)
 class Devices:
-    """The devices as one axis, over which trials are split, or with `spread` the arrays of each trial."""
+    """The devices as one axis, over which trials are split, or with `spread` the arrays of each trial.
+
+    lanes: cores that train trials side by side on each of the devices; on CPU, where one device has them all.
+    """
 
     mesh: Mesh
     spread: bool = False
+    lanes: int = 1
 
     @property
     def count(self) -> int:
-        return self.mesh.size
+        """Cores or GPUs."""
+        return self.mesh.size * self.lanes
 
     @property
     def platform(self) -> str:
@@ -131,6 +140,16 @@ class Devices:
 
         return jax.tree.map(split, batch)
 
+    def place(self, tree: Any) -> Any:
+        """Host arrays with a leading trial axis onto the devices, each its own trials' (with `spread` all)."""
+        if self.lanes == 1:
+            return self.put(tree, self.by_trial)
+        return jax.device_put(Lanes.of(tree, self.lanes), self.replicated)
+
+    def place_state(self, whole: Any, like: Any) -> Any:
+        """Host arrays of a state onto the devices, as `like`, the state of a program, is."""
+        return self.place(whole) if self.lanes > 1 else self.put(whole, self.of_state(like))
+
     def put(self, tree: Any, shardings: Any) -> Any:
         """Host arrays onto the devices; with `spread` each process gives its devices their part of what all of them hold."""
         if not self.spread:
@@ -146,6 +165,8 @@ class Devices:
 
     def fetch(self, tree: Any) -> Any:
         """Leaves as numpy arrays, whole; with `spread` all processes must ask together."""
+        if isinstance(tree, Lanes):
+            return tree.whole()
         if not self.spread:
             return jax.tree.map(np.asarray, tree)
         whole = jax.jit(lambda tree: tree, out_shardings=self.replicated)(tree)
@@ -161,7 +182,7 @@ class Devices:
                 return False
 
         kept = [device for device in self.mesh.devices.flat if computes(device)]
-        return self if len(kept) in (0, self.count) else Devices(Mesh(kept, self.mesh.axis_names), self.spread)
+        return self if len(kept) in (0, self.mesh.size) else Devices(Mesh(kept, self.mesh.axis_names), self.spread)
 
     @property
     def replicated(self) -> NamedSharding:
@@ -185,7 +206,10 @@ def local_devices(layout: str = "trials") -> Devices:
         raise BadInput(f"unknown engine.layout '{layout}'. {nearest(layout, LAYOUTS)}")
     if layout == "model":
         return Devices(Mesh(jax.devices(), (MODEL_AXIS,)), spread=True)
-    return Devices(Mesh(jax.local_devices(), (TRIAL_AXIS,)))
+    found = jax.local_devices()
+    if found[0].platform == "cpu":
+        return Devices(Mesh(found[:1], (TRIAL_AXIS,)), lanes=len(found))
+    return Devices(Mesh(found, (TRIAL_AXIS,)))
 
 
 def _available_memory() -> float:

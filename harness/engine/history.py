@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from harness.budget import evaluation_steps
 from harness.engine.flops import step_flops
 from harness.engine.pack import Pack
-from harness.engine.program import State
 from harness.trial import Trial
 
 Rows = list[dict[str, Any]]
@@ -24,6 +22,14 @@ Names = tuple[
 
 _CURVES = {"validation": "eval", "probe": "probe"}  # what beside loss and metric a curve holds, and its columns' prefix
 _ROWS = _CURVES | {"test": "test"}
+
+
+class Ending(NamedTuple):
+    """What the states of a pack's trials end with (see program.State), (trials,) each."""
+
+    step: np.ndarray
+    initial_loss: np.ndarray
+    diverged_step: np.ndarray
 
 
 class History:
@@ -65,16 +71,17 @@ class History:
             if group in prefixes and (group == "probe" or name not in known)
         }
 
-    def rows(self, state: State) -> Rows:
-        """The trials' own columns: configuration, results and cost. A diverged trial's final loss is NaN: it has none."""
-        diverged, steps, initial = (np.asarray(leaf) for leaf in (state.diverged_step, state.step, state.initial_loss))
-        size = sum(leaf.size for leaf in jax.tree.leaves(state.params)) // self.pack.width
+    def rows(self, end: Ending, parameters: int) -> Rows:
+        """The trials' own columns: configuration, results and cost. A diverged trial's final loss is NaN: it has none.
+
+        parameters: of a trial's model.
+        """
         others = self._others(_ROWS)
         return [
             _configuration(trial)
-            | self._results(i, int(diverged[i]), float(initial[i]))
-            | _cost(trial, int(steps[i]), size)
-            | {name: float(values[i, -1]) if diverged[i] < 0 else math.nan for name, values in others.items()}
+            | self._results(i, int(end.diverged_step[i]), float(end.initial_loss[i]))
+            | _cost(trial, int(end.step[i]), parameters)
+            | {name: float(values[i, -1]) if end.diverged_step[i] < 0 else math.nan for name, values in others.items()}
             for i, trial in enumerate(self.pack.trials)
         ]
 
@@ -97,7 +104,7 @@ class History:
             "diverged_step": None if ok else diverged_step,
         }
 
-    def curves(self, state: State, points: int) -> dict[str, dict[str, Any]]:
+    def curves(self, end: Ending, points: int) -> dict[str, dict[str, Any]]:
         """Trial id -> column -> array: training loss averaged since the point before, evaluations where there are any.
 
         About `points` points a trial, beside the evaluations; a diverged trial's curve ends with its last step.
@@ -109,9 +116,8 @@ class History:
         train = np.add.reduceat(self.steps[:, 0], starts, axis=1) / (steps - starts).astype(np.float32)
         rates = self.steps[:, 1][:, steps - 1]
         evaluated = np.isin(steps, self.boundaries)
-        taken = np.asarray(state.step)
         return {
-            trial.id: self._curve(i, steps, train[i], rates[i], evaluated, int(np.sum(starts < taken[i])))
+            trial.id: self._curve(i, steps, train[i], rates[i], evaluated, int(np.sum(starts < end.step[i])))
             for i, trial in enumerate(self.pack.trials)
         }
 

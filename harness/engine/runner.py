@@ -15,9 +15,10 @@ from harness.engine import checkpoint, distributed, environment
 from harness.engine.clocks import Clocks
 from harness.engine.compiler import Compiler, Program
 from harness.engine.devices import CacheCounter, Devices
-from harness.engine.history import Evaluation, History, Rows
+from harness.engine.history import Ending, Evaluation, History, Rows
 from harness.engine.pack import Pack, make_packs
 from harness.engine.program import State
+from harness.engine.side_by_side import Lanes
 from harness.engine.signals import StopFlag
 from harness.engine.watchdog import limited
 from harness.records.files import own_folder
@@ -178,7 +179,7 @@ class Runner:
         before = dict(clocks.seconds)
         with clocks("compile"):
             program, compile_seconds = compiler.program(pack)
-        hparams = self._devices.put(pack.hparams(), self._devices.by_trial)
+        hparams = self._devices.place(pack.hparams())
         path = own_folder(self._store.root / CHECKPOINTS) / f"{pack.id}.ckpt"
         history = History(pack, program.measures)
         with clocks("checkpoint"):
@@ -196,8 +197,9 @@ class Runner:
                 stop.check()
         with clocks("records"):
             spent = {str(name): clocks.seconds[name] - before[name] for name in before} | {"compile": compile_seconds}
-            rows = self._rows(pack, history, state, spent, started)
-            curves = history.curves(state, self._settings.curve_points)
+            end, parameters = self._devices.fetch(_ending(state)), _parameters(state) // pack.width
+            rows = self._rows(pack, history.rows(end, parameters), spent, started)
+            curves = history.curves(end, self._settings.curve_points)
             if self._devices.primary:
                 self._store.append(rows, curves)
                 checkpoint.remove(path)
@@ -221,18 +223,19 @@ class Runner:
         data = self._load(pack)[1]
         before = clocks.seconds["train"]
         with clocks("train"):
-            stops = self._devices.put(pack.stops(stop), self._devices.by_trial)
+            stops = self._devices.place(pack.stops(stop))
             state, taken = program.chunk(state, hparams, stops, data)
-            taken = np.asarray(taken)[:trials, :, : stop - start]
+            taken = self._devices.fetch(taken)[:trials, :, : stop - start]
         with clocks("eval"):
-            evaluation = jax.tree.map(lambda x: np.asarray(x)[:trials], program.evaluate(state, hparams, data))
+            scores = self._devices.fetch(program.evaluate(state, hparams, data))
+            evaluation = jax.tree.map(lambda x: x[:trials], scores)
         history.add(start, stop, taken, evaluation)
         chunk = Chunk(pack, start, stop, taken[:, 0], taken[:, 1], evaluation, clocks.seconds["train"] - before)
         for observer in self._observers:
             observer.chunk(chunk)
         return state
 
-    def _rows(self, pack: Pack, history: History, state: State, spent: Mapping[str, float], started: datetime) -> Rows:
+    def _rows(self, pack: Pack, results: Rows, spent: Mapping[str, float], started: datetime) -> Rows:
         """One row a trial: its configuration and results, its share of the pack's clocks, its environment."""
         common = environment.facts(self._devices) | {
             "study": self._store.root.name,
@@ -242,7 +245,20 @@ class Runner:
             "finished_at": datetime.now(UTC).isoformat(),
         }
         shares = {f"{clock}_s": seconds / len(pack.trials) for clock, seconds in spent.items()}
-        return [row | common | shares for row in history.rows(state)]
+        return [row | common | shares for row in results]
+
+
+def _ending(state: Any) -> Any:
+    """An Ending, or Lanes of them."""
+    if isinstance(state, Lanes):
+        return Lanes(map(_ending, state))
+    return Ending(state.step, state.initial_loss, state.diverged_step)
+
+
+def _parameters(state: Any) -> int:
+    """Of all trials' models."""
+    states = state if isinstance(state, Lanes) else (state,)
+    return sum(leaf.size for one in states for leaf in jax.tree.leaves(one.params))
 
 
 _FIRST_SAVE, _SAVED_BYTES = 0.02, 1.5e8  # seconds, and bytes a second: a guess, until a save was timed
@@ -287,7 +303,8 @@ def _resume(path: Path, program: Program, hparams: Hparams, history: History, de
     A checkpoint holds the pack's trials without unused slots, whose number may be another next time.
     """
     state, trials = program.init(hparams), len(history.pack.trials)
-    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((trials, *leaf.shape[1:]), leaf.dtype), state)
+    part = state[0] if isinstance(state, Lanes) else state
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((trials, *leaf.shape[1:]), leaf.dtype), part)
     found = checkpoint.load(path, (like, *history.leaves()))
     if found is None:
         return state, 0
@@ -297,7 +314,7 @@ def _resume(path: Path, program: Program, hparams: Hparams, history: History, de
         return state, 0
     history.restore((leaves[0], leaves[1]))
     whole = jax.tree.map(lambda used, begun: np.concatenate([used, begun[trials:]]), saved, devices.fetch(state))
-    return devices.put(whole, devices.of_state(state)), int(meta["step"])
+    return devices.place_state(whole, state), int(meta["step"])
 
 
 def _halves(pack: Pack, error: Exception, devices: int) -> list[Pack]:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.custom_batching import sequential_vmap
 from jax.flatten_util import ravel_pytree
 
 from workloads.base import Array, BadInput, Batch, Params
@@ -213,7 +214,13 @@ class _Krylov(NamedTuple):
     def ritz(self) -> tuple[Array, Array]:
         """Eigenvalues (m,), ascending, and eigenvectors (m, m), in columns, of the tridiagonal matrix."""
         beside = self.beta[:-1]
-        return jnp.linalg.eigh(jnp.diag(self.alpha) + jnp.diag(beside, 1) + jnp.diag(beside, -1))
+        return _eigh(jnp.diag(self.alpha) + jnp.diag(beside, 1) + jnp.diag(beside, -1))
+
+
+@sequential_vmap  # see engine.compiler: LAPACK with a stack of matrices may wait for itself on CPU
+def _eigh(matrix: Array) -> tuple[Array, Array]:
+    eigenvalues, eigenvectors = jnp.linalg.eigh(matrix)
+    return eigenvalues, eigenvectors
 
 
 def _lanczos(operator: Operator, start: Array, key: Array, steps: int) -> _Krylov:

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_batching import sequential_vmap
 
 from harness.transfer.exponent import (
     BOUND,
@@ -55,6 +56,7 @@ def _path_name(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
+@sequential_vmap  # see engine.compiler: LAPACK with a stack of matrices may wait for itself on CPU
 def _exact(matrix: Array) -> Array:
     return jnp.linalg.svd(matrix, compute_uv=False)[0]
 

@@ -32,15 +32,15 @@ class PackRun:
     def __init__(self, pack: Pack, data: Any, devices: Devices) -> None:
         self.pack, self._data, self._devices = pack, data, devices
         self._program = compile_program(pack, data, devices)
-        self._hparams = jax.device_put(pack.hparams(), devices.by_trial)
+        self._hparams = devices.place(pack.hparams())
 
     def __call__(self, steps: int) -> float:
         """Seconds for `steps` steps of every trial, their losses fetched. Raises AssertionError if a trial diverged."""
         state = jax.block_until_ready(self._program.init(self._hparams))
-        stops = jax.device_put(self.pack.stops(steps), self._devices.by_trial)
+        stops = self._devices.place(self.pack.stops(steps))
         started = time.perf_counter()
         state, losses = self._program.chunk(state, self._hparams, stops, self._data)
-        losses = np.asarray(losses)[:, 0]
+        losses = self._devices.fetch(losses)[:, 0]
         jax.block_until_ready(state)
         spent = time.perf_counter() - started
         assert np.isfinite(losses[: len(self.pack.trials), :steps]).all(), "a benchmarked trial diverged"

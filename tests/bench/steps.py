@@ -6,12 +6,14 @@ import importlib.util
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from harness.engine.devices import TRIAL_AXIS, Devices
+from harness.engine.side_by_side import side_by_side
 from harness.trial import Trial
 from tests.bench.cases import language_model, seeds, trial
 from tests.bench.measure import Section, Target, Timer, interleave, ratios, scaled
@@ -107,10 +109,12 @@ def matmul_timer(devices: Devices, seconds: float) -> Callable[[], float]:
         return jax.lax.fori_loop(0, count, lambda _, x: x @ w, x[0])[None]
 
     specs = (PartitionSpec(TRIAL_AXIS), PartitionSpec(), PartitionSpec())
-    program = jax.jit(
+    program: Callable[..., Any] = jax.jit(
         jax.shard_map(chain, mesh=devices.mesh, in_specs=specs, out_specs=PartitionSpec(TRIAL_AXIS), check_vma=False)
     )
-    x, w = jax.device_put(x, devices.by_trial), jax.device_put(w, devices.replicated)
+    if devices.lanes > 1:
+        program = side_by_side(program, devices.lanes)
+    x, w = devices.place(x), jax.device_put(w, devices.replicated)
 
     def run(count: int) -> float:
         count_on_device = jax.device_put(jnp.int32(count), devices.replicated)

@@ -22,10 +22,11 @@ from typing import Any
 
 import jax
 import pytest
+from jax.sharding import Mesh
 
 from harness.engine import checkpoint, runner
 from harness.engine.compiler import Compiler
-from harness.engine.devices import local_devices
+from harness.engine.devices import TRIAL_AXIS, Devices, local_devices
 from harness.engine.pack import Pack, make_packs
 from harness.engine.runner import Chunk, Settings
 from harness.engine.signals import Interrupted
@@ -305,7 +306,8 @@ def test_a_device_that_is_lost(
     tmp_path: Path, trials: list[Trial], calm: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its trials go on from their checkpoint on the other device; what was finished stays."""
-    devices, train_chunk, put = local_devices(), runner.Runner._train_chunk, jax.device_put
+    devices = Devices(Mesh(jax.local_devices(), (TRIAL_AXIS,)))
+    train_chunk, put = runner.Runner._train_chunk, jax.device_put
     dead = devices.mesh.devices.flat[1]
     calls: list[int] = []
 
@@ -323,7 +325,7 @@ def test_a_device_that_is_lost(
     monkeypatch.setattr(runner.Runner, "_train_chunk", dies)
     monkeypatch.setattr(jax, "device_put", refuses)
     store = Store(tmp_path / "study")
-    assert run(trials, store, pack_size=2, **EVERY_CHUNK).trained == len(trials)
+    assert run(trials, store, devices, pack_size=2, **EVERY_CHUNK).trained == len(trials)
     monkeypatch.undo()
     assert calls[CHUNKS + 2] == calls[CHUNKS + 3] > 0  # from the checkpoint of the chunk before
     assert f"lost 1 of {devices.count} devices" in capsys.readouterr().out

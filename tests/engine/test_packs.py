@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -17,10 +18,6 @@ from harness.trial import Trial
 from tests.trials import run, small_trial
 
 RATES = (1e-3, 1e-2, 3e-2, 1e-1)
-
-
-def one_device() -> Devices:
-    return Devices(Mesh(jax.local_devices()[:1], (TRIAL_AXIS,)))
 
 
 def curve(store: Store, trial: Trial) -> np.ndarray:
@@ -67,13 +64,32 @@ def test_position_in_the_pack_does_not_matter(sweep: tuple[Path, list[Trial], St
     assert same(together, trained(root, trials[::-1], "reversed"), trials)
 
 
-def test_device_count_does_not_matter_beyond_rounding(sweep: tuple[Path, list[Trial], Store]) -> None:
-    """XLA compiles a program for two devices differently from one for one; the row records how many there were."""
+def test_the_number_of_cores_does_not_matter(sweep: tuple[Path, list[Trial], Store]) -> None:
+    """Every core runs the program of one."""
     root, trials, together = sweep
-    other = trained(root, trials, "one_device", one_device())
+    devices = local_devices()
+    assert devices.lanes > 1
+    other = trained(root, trials, "one_core", replace(devices, lanes=1))
+    assert same(other, together, trials)
+    assert {row["devices"] for row in other.trials().to_pylist()} == {1}
+    assert {row["devices"] for row in together.trials().to_pylist()} == {devices.count}
+
+
+def test_several_devices_agree_to_rounding(sweep: tuple[Path, list[Trial], Store]) -> None:
+    """As GPUs do, they share one program, which XLA compiles differently from that of one."""
+    root, trials, together = sweep
+    other = trained(root, trials, "devices", Devices(Mesh(jax.local_devices(), (TRIAL_AXIS,))))
     for trial in trials:
         np.testing.assert_allclose(curve(other, trial), curve(together, trial), rtol=1e-5)
-    assert {row["devices"] for row in other.trials().to_pylist()} == {1}
+
+
+def test_a_pack_that_is_not_full_is_spread_over_the_cores() -> None:
+    devices = local_devices()
+    numbers = devices.place({"a": np.arange(8.0), "b": np.arange(16).reshape(8, 2)})
+    assert [list(lane["a"]) for lane in numbers] == [[0, 2, 4, 6], [1, 3, 5, 7]]
+    whole = devices.fetch(numbers)
+    assert np.array_equal(whole["a"], np.arange(8.0))
+    assert np.array_equal(whole["b"], np.arange(16).reshape(8, 2))
 
 
 def test_learning_rates_differ(sweep: tuple[Path, list[Trial], Store]) -> None:

@@ -116,6 +116,30 @@ def test_train_and_studies_take_it_as_any_other(file, results, capsys):
     assert "there is no file nowhere.py" in " ".join(capsys.readouterr().err.split())
 
 
+STACKS = """
+import jax, jax.numpy as jnp, optax
+
+def make(learning_rate):
+    def update(grads, state, params=None):
+        def whitened(g):
+            stack = jnp.broadcast_to(jnp.eye(8), (4, 8, 8)) + jnp.sum(g)
+            return -learning_rate * g * MAP(lambda m: jnp.linalg.eigh(m)[0][0], stack).sum()
+        return jax.tree.map(whitened, grads), state
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+"""
+
+
+def test_stacks_of_matrices_are_refused_where_they_might_wait_for_ever(tmp_path):
+    """One matrix at a time is fine, also in trials that train side by side."""
+    for name, mapped in (("stacks", "(lambda f, x: jax.vmap(f)(x))"), ("single", "jax.lax.map")):
+        (tmp_path / f"{name}.py").write_text(STACKS.replace("MAP", mapped))
+    trial = small_trial()
+    one = replace(trial, optimizer=load_optimizer(str(tmp_path / "single.py"))(learning_rate=1e-9))
+    assert run([one, replace(one, seed=1)], Store(tmp_path / "one")).trained == 2
+    with pytest.raises(BadInput, match=r"hands LAPACK a stack of matrices.*jax\.lax\.map"):
+        run([replace(trial, optimizer=load_optimizer(str(tmp_path / "stacks.py"))())], Store(tmp_path / "all"))
+
+
 def test_seeding_global_generators_changes_nothing(file):
     trial = replace(small_trial(), optimizer=load_optimizer(f"{file}:reseeds")())
     data = {name: jnp.asarray(array) for name, array in trial.workload.load().arrays.items()}
