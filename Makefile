@@ -1,7 +1,7 @@
 # make study   set everything up and run the quickstart study (about 5 minutes on 2 cores after installation)
 # make test    set everything up and run the tests
 # make check-slurm   run the SLURM tests on a real single-machine cluster that it starts and stops (Debian, as root)
-# make check-faults  kill fifty workers at random moments, where `make test` kills four (a few minutes)
+# make check-faults  kill fifty workers at random moments, where `make test` kills three (a few minutes)
 # make bench-scale   what 10,000 trials cost to plan, look at and merge, what the W&B mirror
 #                    and every workload costs, and a simulated million
 # make lint / types / bench / bench-fit / lock

@@ -41,7 +41,7 @@ from tests.trials import run
 from workloads.base import BadInput
 from workloads.regression import Regression
 
-KILLS = int(os.environ.get("WINDTUNNEL_KILLS", "4"))  # `make check-faults` asks for 50
+KILLS = int(os.environ.get("WINDTUNNEL_KILLS", "3"))  # `make check-faults` asks for 50
 EVERY_CHUNK = {"checkpoint_overhead": 1e9}
 
 
