@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +12,6 @@ from harness.engine import devices
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # Most of the tests' time is XLA's compiling, of programs that run for less time than that.
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=1".strip()
     devices.configure(devices=2)
     jax.config.update("jax_numpy_rank_promotion", "raise")
 
