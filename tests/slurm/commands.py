@@ -47,7 +47,7 @@ def ended(process: subprocess.Popen[str], code: int = 0, seconds: float = 400.0)
 
 def slurm(*command: str) -> str:
     """A command of SLURM's; returns its output."""
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=180).stdout.strip()
 
 
 def jobs_of(submission: Path) -> dict[str, str]:
