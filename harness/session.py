@@ -64,7 +64,7 @@ def _spent(summary: Summary) -> str:
 def configure(config: DictConfig) -> None:
     """Set up JAX's devices and compilation cache, and meet the other processes, before anything touches them."""
     engine = config.engine
-    devices.configure(engine.devices)
+    devices.configure(engine.devices, layout=engine.layout)
     if engine.layout == "model":
         group = distributed.group_of(engine.coordinator, engine.processes, engine.process, os.environ)
         if group is not None:

@@ -36,6 +36,19 @@ def trained(root, layout, trial, observers=()):
     return store
 
 
+@pytest.mark.parametrize(("layout", "threads"), [("trials", "2"), ("model", "8")])
+def test_a_command_has_xla_threads_for_its_layout(layout, threads):
+    """Devices that wait for each other hold a thread each, and need others."""
+    words = f"['engine.layout={layout}', 'engine.devices=2', 'workload=regression']"
+    code = (
+        "import os; from harness import config, session; "
+        f"session.configure(config.compose_config('train', {words})); print(os.environ['NPROC'])"
+    )
+    clean = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "NPROC")}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=clean, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == threads
+
+
 class Stop:
     """Asks the run to stop after its first chunk, as a signal does."""
 
