@@ -284,7 +284,7 @@ def _unpacked(
                     test_curve=test_curve,
                 )
                 run = algoperf.logged(task, folder, goal.workload.metric.name)
-                entries.append(_entry(submission.name, study, index, goal, _seen(run, goal.on)))
+                entries.append(_entry(submission.name, study, index, goal, _seen(run, goal.on, test_curve)))
                 print(
                     f"{submission.name} on {goal.name}, study {study + 1}, trial {index + 1}: {run.steps} steps",
                     flush=True,
@@ -316,14 +316,14 @@ class Seen:
     final_test: float | None
 
 
-def _seen(run: algoperf.Run, on: str) -> Seen:
+def _seen(run: algoperf.Run, on: str, test_curve: bool) -> Seen:
     columns = {
         name: np.array([getattr(one, name) for one in run.evaluations], np.float64)
         for name in ("step", "seconds", on, f"test_{on}")
     }
     tests = columns[f"test_{on}"]
     tested = run.test_loss if on == "loss" else run.test_metric
-    return Seen(columns["step"], columns["seconds"], columns[on], None if np.isnan(tests).all() else tests, tested)
+    return Seen(columns["step"], columns["seconds"], columns[on], tests if test_curve else None, tested)
 
 
 def _entry(name: str, study: int, index: int, goal: Goal, seen: Seen, longest: float = math.inf) -> Entry:

@@ -85,6 +85,20 @@ def test_signals_reach_the_worker_and_its_exit_code_counts(
     assert slurm.calls("scontrol") == ["requeue 7_1"]
 
 
+def test_a_step_that_is_not_over_delays_the_requeue(slurm: FakeSlurm, tmp_path: Path) -> None:
+    """SLURM drains a node, and holds the job, if the job starts there again beside what is left of its last start."""
+    slurm.script("srun", "exit 75")
+    slurm.script("sleep", "")
+    slurm.say("squeue", "RUNNING")
+    slurm.script("pgrep", '[ "$(wc -l <"$0.calls")" -le 2 ]')
+    process = run(script(tmp_path), tmp_path)
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == 75, output
+    assert slurm.calls("pgrep") == [r"-f ^slurmstepd: \[7\.[0-9]"] * 3
+    assert len(slurm.calls("squeue")) == 2  # it may have been cancelled meanwhile
+    assert slurm.calls("scontrol") == ["requeue 7_1"]
+
+
 def test_nothing_in_a_value_is_executed(slurm: FakeSlurm, tmp_path: Path) -> None:
     """Neither by bash nor by sbatch, which takes an option as one shell word; values arrive as they were."""
     folder = tmp_path / HOSTILE.replace("/", "")

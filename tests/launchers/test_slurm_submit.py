@@ -234,6 +234,18 @@ def test_states_come_from_the_records_and_then_from_slurm(slurm: FakeSlurm, resu
     assert folder.name
 
 
+def test_a_held_task_is_said_with_what_to_do(slurm: FakeSlurm, results: Path) -> None:
+    store = Store(results / "s")
+    submit.submit(some_trials(4), config(results, "engine.pack_size=2"), store)
+    slurm.say("squeue", "101|0|PENDING|2|launch failed requeued held|\n101|1|PENDING|1|BeginTime|\n")
+    assert [entry.state for entry in status.pack_states(store)] == ["held", "preempted"]
+    console = status.Console(record=True, width=200)
+    status.show(console, store)
+    text = console.export_text()
+    assert "1 preempted, 1 held" in text
+    assert "101_0 is held (launch failed requeued held): scontrol release 101_0" in text
+
+
 def test_following_ends_with_the_study(slurm: FakeSlurm, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(status, "_FIRST_POLL", 0.01)
     store, trials = Store(results / "s"), some_trials(2)

@@ -1,4 +1,4 @@
-"""Twenty accidents of eight kinds during one sweep change nothing in its records."""
+"""Twenty-two accidents of nine kinds during one sweep change nothing in its records."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -32,13 +33,14 @@ from tests.slurm.compare import content
 
 SWEEP = (*MODEL, "seed=range(8)", "budget.steps=40000", "evaluations=100", "engine.pack_size=2", *PINNED)
 ACCIDENTS = ["warning"] * 5 + ["requeue"] * 4 + ["kill"] * 4 + ["term"] * 2 + ["node"] * 2
-ACCIDENTS += ["urgent", "limit", "controller"]
+ACCIDENTS += ["urgent", "limit", "controller", "hold", "hold"]
 
 
 class Storm:
-    """Accidents for the tasks of one job array."""
+    """Accidents for the tasks of one job array, and the operator who does what `study status` says about held tasks."""
 
     def __init__(self, submission: Path) -> None:
+        self.released = 0
         self._manifest = submission / "manifest.json"
         self._array = jobs_of(submission)["array"]
         self._random = random.Random(0)
@@ -58,16 +60,27 @@ class Storm:
                 "sbatch", "-p", "urgent", "-N4", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1"
             ),
             "limit": lambda: self._shorten(task),
-            "controller": lambda: self._orphan(process),
+            "controller": lambda: self._orphan(job, process),
+            "hold": lambda: slurm("scontrol", "requeuehold", job),
         }
         with suppress(ProcessLookupError):
             strikes[kind]()
+
+    def attend(self) -> None:
+        """Release what SLURM holds; that it drained a node comes with it."""
+        held = [task for task in queue.live([self._array]).values() if task.held]
+        if held:
+            slurm(str(REPOSITORY / "SLURM" / "local" / "up.sh"))
+        for task in held:
+            slurm("scontrol", "release", f"{task.job}_{task.task}")
+            self.released += 1
 
     def victim(self, kind: str, trains: bool = True) -> tuple[queue.Task, int]:
         """A running task and the process id of its worker; one that is in its training, if `trains`."""
         found: list[tuple[queue.Task, int]] = []
 
         def some() -> bool:
+            self.attend()
             found[:] = self._running(trains)
             return bool(found)
 
@@ -94,8 +107,15 @@ class Storm:
         slurm("scontrol", "update", f"nodename={node}", "state=down", "reason=storm")
         slurm(str(REPOSITORY / "SLURM" / "local" / "up.sh"))
 
-    def _orphan(self, process: int) -> None:
-        """SLURM's controller dies, and while it is away a worker, which must be requeued all the same."""
+    def _orphan(self, job: str, process: int) -> None:
+        """SLURM's controller dies, and while it is away a worker, which must be requeued all the same.
+
+        It writes its state down every few seconds; what it has not written, it will not know.
+        """
+        changed = time.time()
+        slurm("scontrol", "update", f"jobid={job}", "comment=storm")
+        state = Path(os.environ["WINDTUNNEL_SLURM_DIR"], "state", "job_state")
+        until(lambda: state.exists() and state.stat().st_mtime > changed, "the controller to write its state")
         os.kill(int(Path(os.environ["WINDTUNNEL_SLURM_DIR"], "run", "slurmctld.pid").read_text()), signal.SIGKILL)
         with suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
@@ -139,8 +159,17 @@ def test_a_storm_leaves_no_trace(tmp_path: Path) -> None:
     ended(calm)
     array = jobs_of(submission)["array"]
     restarts = sum(task.restarts for task in queue.live([array]).values())
+
+    def over() -> bool:
+        storm.attend()
+        return stormy.poll() is not None
+
+    until(over, "the study's end", 400)
     assert "8/8 trials; packs: 4 done" in ended(stormy)
+    assert storm.released >= accidents.count("hold")
     rows = _assert_same(tmp_path / "stormy", tmp_path / "calm")
     logs = "".join(path.read_text() for path in (submission / "logs").iterdir())
     assert logs.count("checkpointed") >= 4, logs  # of 9 that may; some strike a task that has just begun
-    print(f"{len(accidents)} accidents, {restarts} restarts of the tasks that were left, {rows} trials")
+    print(
+        f"{len(accidents)} accidents, {restarts} restarts of the tasks that were left, {storm.released} released, {rows} trials"
+    )

@@ -39,6 +39,11 @@ class Task:
         return self.state in _WAITING
 
     @property
+    def held(self) -> bool:
+        """Whether it waits until somebody releases it (JobHeldAdmin, JobHeldUser, "launch failed requeued held")."""
+        return self.waiting and "held" in self.detail.lower()
+
+    @property
     def live(self) -> bool:
         """Whether it runs or will run."""
         return self.running or self.waiting

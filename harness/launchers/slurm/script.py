@@ -45,8 +45,12 @@ patient() { # the controller may be away for a while
   for _ in {1..60}; do "$@" && return; sleep 5; done
   return 1
 }
+running() { [ "$(patient squeue --noheader --jobs="$job" --format=%T)" = RUNNING ]; }
+over() { # a step tells the controller of its end once a minute if it was away; the job's next start here must not meet it
+  for _ in {1..100}; do pgrep -f "^slurmstepd: \\[$SLURM_JOB_ID\\.[0-9]" >/dev/null 2>&1 || return 0; sleep 1; done
+}
 again() { # not if it is being cancelled, or already requeued by SLURM: then it is no longer RUNNING
-  [ "$(patient squeue --noheader --jobs="$job" --format=%T)" = RUNNING ] || return
+  running && over && running || return
   echo "exit code $code: requeued"
   patient scontrol requeue "$job" && sleep 300
 }

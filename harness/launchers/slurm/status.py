@@ -18,7 +18,7 @@ from harness.records.files import read_json
 from harness.records.store import Store
 from workloads.base import BadInput
 
-STATES = ("pending", "running", "preempted", "done", "failed", "unknown")
+STATES = ("pending", "running", "preempted", "held", "done", "failed", "unknown")
 _FIRST_POLL, _LAST_POLL = 1.0, 15.0  # seconds
 _PATIENCE = 900.0  # seconds without an answer after which following ends; the jobs go on
 
@@ -64,6 +64,8 @@ def _state(task: Task | None, behind: bool) -> str:
         return "unknown"
     if task.running:
         return "pending" if behind else "running"
+    if task.held:
+        return "held"
     if task.state == "PREEMPTED" or (task.waiting and task.restarts):
         return "preempted"
     return "pending" if task.waiting else "failed"
@@ -90,6 +92,14 @@ def show(console: Console, store: Store) -> None:
         console.print(f"{folder.name}: {_next(folder)}", highlight=False, soft_wrap=True)
     for path in sorted({entry.log for entry in states if entry.state == "failed"}):
         console.print(f"failed, see {path}", highlight=False, soft_wrap=True)
+    for line in _held(states):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _held(states: Iterable[PackState]) -> list[str]:
+    """What to do about tasks that SLURM holds."""
+    held = {(task.job, task.task): task.detail for task in (entry.task for entry in states) if task and task.held}
+    return [f"{job}_{task} is held ({why}): scontrol release {job}_{task}" for (job, task), why in sorted(held.items())]
 
 
 def summary(states: Sequence[PackState]) -> str:
@@ -158,7 +168,7 @@ def _wait(store: Store, folder: Path, console: Console) -> list[PackState]:
                 time.sleep(_LAST_POLL)
                 continue
             heard = time.monotonic()
-            text = summary(states)
+            text = "; ".join([summary(states), *_held(states)])
             recorded, total = sum(s.recorded for s in states), sum(len(s.pack.trials) for s in states)
             progress.update(bar, description=text, completed=recorded, total=total)
             if text != shown and not console.is_terminal:
