@@ -14,12 +14,13 @@ which they are made easier: they are medians of well-tuned runs, which half of t
 test split at every evaluation, not only after training, so that the time to the test target is reported, too; it counts for
 nothing, and evaluating takes as much longer as the test split is larger.
 
-No run is longer than 4/3 of the one that targets were set with (self_tuning: twice as long). Packed trials are timed by their
-steps' isolated time on this device, compilation excluded; what took longer than the longest run allows of the reference's steps
-does not count. An AlgoPerf submission's own time holds what starting every step costs; enter its baselines in that form, or
-compare it in steps. Trials are recorded under results/<name>: the same command goes on where it stopped. Writes
-submissions.csv and targets.json, which `python -m harness.score logs=results/<name>` reads, the scores, and report.html; steps/
-holds the scores in steps.
+No run is longer than 4/3 of the one that targets were set with (self_tuning: twice as long). Packed trials are timed by the
+mean time of their first 40 steps alone on this device, compilation excluded; what took longer than the longest run allows of
+the reference's steps does not count. An AlgoPerf submission's own time holds what starting every step costs, and so does its
+limit, 1.5 times the reference's time with steps started one by one; enter its baselines in that form, or compare it in steps.
+Steps are timed once, step_seconds.json keeps their times. Trials are recorded under results/<name>: the same command goes on
+where it stopped. Writes submissions.csv and targets.json, which `python -m harness.score logs=results/<name>` reads, the
+scores, and report.html; steps/ holds the scores in steps.
 """
 
 from __future__ import annotations
@@ -38,9 +39,7 @@ import numpy as np
 from harness import algoperf, cli, score
 from harness.budget import Budget
 from harness.config import CONFIG_DIR
-from harness.engine.cost import compare_step_seconds
 from harness.goals import Goal, drawn, read_goals
-from harness.optimizers.user import load_optimizer
 from harness.parametrizations import PARAMETRIZATIONS
 from harness.records.curves import evaluations
 from harness.records.files import atomic_write_bytes, own_folder, write_json
@@ -55,8 +54,10 @@ from harness.trial import Trial
 from harness.workplace import HELP, Workplace, split_words
 from workloads.base import BadInput
 
+_SLACK = (
+    1.5  # of the limit of runs that do not take turns with the reference: seconds of a shared machine differ that much
+)
 EVALUATIONS = 50  # at least, in the horizon that targets were set with
-_TIMINGS = 10  # runs that a step time is the fastest of
 
 
 @dataclass
@@ -129,10 +130,37 @@ def _entries(
 ) -> list[Entry]:
     """Train every trial that is not recorded; the rows of all of them."""
     packed = [one for one in entrants if isinstance(one, Submission)]
-    entries = _packed(packed, ruleset, columns, place, test_curve) if packed else []
-    for one in entrants:
-        if isinstance(one, algoperf.AlgoPerfSubmission):
-            entries += _unpacked(one, ruleset, columns, place.store, test_curve)
+    trials = {
+        (one.name, goal.name, study, index): trial_of(one, goal, ruleset, values, _seed(study, index), test_curve)
+        for one in packed
+        for goal in columns
+        for study in range(ruleset.studies)
+        for index, values in enumerate(ruleset.points(one, study))
+    }
+    rows = place.train(list(trials.values())) if trials else {}
+    references = {
+        goal.name: trial_of(load_submission(goal.algorithm), goal, ruleset, goal.configuration, 0) for goal in columns
+    }
+    timed = {
+        goal.name: [references[goal.name], *(trials[one.name, goal.name, 0, 0] for one in packed)]
+        for goal in (columns if packed else ())
+    }
+    runs = [
+        run
+        for one in entrants
+        if isinstance(one, algoperf.AlgoPerfSubmission)
+        for run in _runs(one, ruleset, columns, place.store, test_curve)
+    ]
+    left = [run for run in runs if not algoperf.is_logged(run.task, run.folder)]
+    what = f"{len(left)} AlgoPerf-style runs, " if left else ""
+    loose = {f"{name}, step by step": [reference] for name, reference in references.items()} if runs else {}
+    place.settle(f"{what}step times and the scores", measures=bool(left) or not place.is_timed(timed | loose))
+    seconds = place.step_seconds(timed)
+    entries = _packed(trials, rows, {goal.name: goal for goal in columns}, ruleset, seconds, place, test_curve)
+    slow = place.step_seconds(loose, algoperf.step_seconds)
+    for run in runs:
+        (step,) = slow[f"{run.goal.name}, step by step"]
+        entries.append(_unpacked(run, _SLACK * ruleset.longest(run.goal.steps) * step, test_curve))
     return entries
 
 
@@ -208,71 +236,61 @@ def _seed(study: int, trial: int) -> int:
     return 1000 * (study + 1) + trial
 
 
+Key = tuple[str, str, int, int]  # submission, column, study, number of the trial
+
+
 def _packed(
-    submissions: Sequence[Submission], ruleset: Ruleset, columns: Sequence[Goal], place: Workplace, test_curve: bool
+    trials: Mapping[Key, Trial],
+    rows: Mapping[str, Mapping[str, Any]],
+    goals: Mapping[str, Goal],
+    ruleset: Ruleset,
+    seconds: Mapping[str, Sequence[float]],
+    place: Workplace,
+    test_curve: bool,
 ) -> list[Entry]:
-    trials = {
-        (one.name, goal.name, study, index): trial_of(one, goal, ruleset, values, _seed(study, index), test_curve)
-        for one in submissions
-        for goal in columns
-        for study in range(ruleset.studies)
-        for index, values in enumerate(ruleset.points(one, study))
-    }
-    rows = place.train(list(trials.values()))
+    """Of recorded trials. seconds: of a step, column -> of the algorithm that set its target, then of each submission."""
     recorded = place.store.curves(rows)
     looked_at = [("eval", on) for on in ("loss", "metric")] + [
         ("probe.test", on) for on in ("loss", "metric") if test_curve
     ]
     curves = {(split, on): evaluations(recorded, f"{split}_{on}") for split, on in looked_at}
     place.store.compact()
-    seconds = _calibrated(submissions, trials, columns)
+    names = list(dict.fromkeys(name for name, *_ in trials))
     entries = []
     for (name, column, study, index), trial in trials.items():
-        goal = next(one for one in columns if one.name == column)
+        goal = goals[column]
+        reference, *own = seconds[column]
         steps, values = curves["eval", goal.on].get(trial.id, (np.zeros(0), np.zeros(0)))
         seen = Seen(
             steps=steps,
-            seconds=steps * seconds[name, column],
+            seconds=steps * own[names.index(name)],
             values=values,
             tests=curves["probe.test", goal.on].get(trial.id, (steps, values))[1] if test_curve else None,
             final_test=rows[trial.id][f"test_{goal.on}"],
         )
-        longest = ruleset.longest(goal.steps) * seconds["", column]
-        entries.append(_entry(name, study, index, goal, seen, longest))
+        entries.append(_entry(name, study, index, goal, seen, ruleset.longest(goal.steps) * reference))
     return entries
 
 
-def _calibrated(
-    submissions: Sequence[Submission], trials: Mapping[tuple[str, str, int, int], Trial], columns: Sequence[Goal]
-) -> dict[tuple[str, str], float]:
-    """(submission, column) -> isolated seconds of a step; ("", column) of the algorithm that set the target."""
-    found: dict[tuple[str, str], float] = {}
-    for goal in columns:
-        first = {one.name: trials[one.name, goal.name, 0, 0] for one in submissions}
-        reference = replace(
-            next(iter(first.values())),
-            workload=goal.workload,
-            optimizer=load_optimizer(goal.algorithm)(**goal.configuration),
-        )
-        seconds = compare_step_seconds([reference, *first.values()], _TIMINGS)
-        found |= {(name, goal.name): value for name, value in zip(("", *first), seconds, strict=True)}
-    return found
+@dataclass(frozen=True)
+class AlgoPerfRun:
+    """A run of an AlgoPerf-style submission, which is logged under `folder`."""
+
+    task: algoperf.Task
+    folder: Path
+    study: int
+    index: int
+    goal: Goal
 
 
-def _unpacked(
-    submission: algoperf.AlgoPerfSubmission,
-    ruleset: Ruleset,
-    columns: Sequence[Goal],
-    store: Store,
-    test_curve: bool,
-) -> list[Entry]:
-    """An AlgoPerf-style submission, a run after the other. Its logs stay under logs/, where no finished run is repeated."""
-    entries = []
+def _runs(
+    submission: algoperf.AlgoPerfSubmission, ruleset: Ruleset, columns: Sequence[Goal], store: Store, test_curve: bool
+) -> list[AlgoPerfRun]:
+    found = []
+    place = own_folder(store.root / "logs") / submission.name
     for goal in columns:
         for study in range(ruleset.studies):
             for index, values in enumerate(_points(submission, ruleset, study)):
-                place = own_folder(store.root / "logs") / submission.name / f"study_{study + 1}"
-                folder = place / f"{goal.name}_jax" / f"trial_{index + 1}"
                 steps = ruleset.longest(goal.steps)
                 task = algoperf.Task(
                     submission,
@@ -283,13 +301,17 @@ def _unpacked(
                     _seed(study, index),
                     test_curve=test_curve,
                 )
-                run = algoperf.logged(task, folder, goal.workload.metric.name)
-                entries.append(_entry(submission.name, study, index, goal, _seen(run, goal.on, test_curve)))
-                print(
-                    f"{submission.name} on {goal.name}, study {study + 1}, trial {index + 1}: {run.steps} steps",
-                    flush=True,
-                )
-    return entries
+                folder = place / f"study_{study + 1}" / f"{goal.name}_jax" / f"trial_{index + 1}"
+                found.append(AlgoPerfRun(task, folder, study, index, goal))
+    return found
+
+
+def _unpacked(one: AlgoPerfRun, longest: float, test_curve: bool) -> Entry:
+    """Run it, for at most `longest` seconds, unless it is logged."""
+    name, goal = one.task.submission.name, one.goal
+    run = algoperf.logged(replace(one.task, max_seconds=longest), one.folder, goal.workload.metric.name)
+    print(f"{name} on {goal.name}, study {one.study + 1}, trial {one.index + 1}: {run.steps} steps", flush=True)
+    return _entry(name, one.study, one.index, goal, _seen(run, goal.on, test_curve), longest)
 
 
 def _points(submission: algoperf.AlgoPerfSubmission, ruleset: Ruleset, study: int) -> list[dict[str, float]]:

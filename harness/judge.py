@@ -17,7 +17,8 @@ Every method tunes with the same number of quasi-random points at every workload
 on fresh seeds, and only these report. The optimizer and the first baseline also train at learning rates around their best, at
 every width: does it carry over, and what does a wrong one cost? Trials are recorded under results/<name>: the same command goes
 on where it stopped.
-Writes judge.json, scores.json, report.html. Exit code 1: the optimizer is slower than the first baseline.
+Writes judge.json, scores.json, report.html, and step_seconds.json, by which steps are timed once only. Exit code 1: the
+optimizer is slower than the first baseline.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from omegaconf import OmegaConf
 from harness import cli
 from harness.config import CONFIG_DIR, WORKLOADS, schema
 from harness.judging.contest import Arena, Setting, tune
-from harness.judging.findings import judge
+from harness.judging.findings import judge, timed
 from harness.judging.fixed import fixed_runs
 from harness.judging.rates import OCTAVES, sweeps
 from harness.judging.sections import sections_of
@@ -109,7 +110,9 @@ def _judge(config: JudgeConfig, methods: Sequence[Submission], arena: Arena, pla
     fresh = [trial for one in tuned for trial in one.trials]
     swept = [trial for sweep in around for trial in sweep.trials.values()]
     rows = place.train([*fresh, *swept, *(trial for one in fixed for trial in one.trials)])
-    found = judge(tuned, rows, store.curves([trial.id for trial in fresh]), config.relax, around, fixed)
+    place.settle("step times and the report", measures=not place.is_timed(timed(tuned)))
+    seconds = place.step_seconds(timed(tuned))
+    found = judge(tuned, rows, store.curves([trial.id for trial in fresh]), seconds, config.relax, around, fixed)
     store.compact()
     sections = sections_of(found)
     write_json(store.root / "judge.json", found.to_json())

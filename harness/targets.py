@@ -83,7 +83,9 @@ def _set(
 ) -> int:
     """Tune, train again on fresh seeds, write the targets."""
     tuned = tune(methods, arena, place.train)
-    found = targets(tuned, place.train([trial for one in tuned for trial in one.trials]), config.on, config.relax)
+    rows = place.train([trial for one in tuned for trial in one.trials])
+    place.settle("the targets")
+    found = targets(tuned, rows, config.on, config.relax)
     found = {"workload": workload.name, "variant": config.variant or None} | found
     name = f"{workload.name}_{config.variant}" if config.variant else workload.name
     path = Path(config.out or CONFIG_DIR / "targets") / f"{name}.json"

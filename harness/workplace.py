@@ -7,7 +7,8 @@ SLURM hydra/launcher=slurm cluster=NAME cluster.KEY= wait=true.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,14 +18,31 @@ from rich.console import Console
 from harness import plan, session
 from harness.config import RunConfig, compose_config
 from harness.engine import devices
+from harness.engine.cost import compare_step_seconds
+from harness.engine.environment import code_version
 from harness.launchers.slurm import launcher
-from harness.launchers.slurm.submit import Submitted, preview, require
+from harness.launchers.slurm.submit import Submitted, go_on, preview, require
 from harness.launchers.slurm.tasks import task_devices
+from harness.records.files import read_json, write_json
 from harness.records.store import Store
 from harness.trial import Trial
+from workloads.base import BadInput
 
+STEP_SECONDS = "step_seconds.json"
+_TIMED_STEPS, _TIMINGS = (
+    40,
+    6,
+)  # of how many steps a step time is the mean, and of how many such means it is the fastest
 _WORDS = {field.name for field in dataclasses.fields(RunConfig)}
 HELP = "and of every training command: " + __doc__.partition("training command: ")[2].strip()
+
+
+StepSeconds = dict[str, list[float]]
+Measure = Callable[[Sequence[Trial]], list[float]]
+
+
+def _in_turns(trials: Sequence[Trial]) -> list[float]:
+    return compare_step_seconds(trials, _TIMINGS, _TIMED_STEPS)
 
 
 class _Shown(Exception):
@@ -54,6 +72,10 @@ class Workplace:
     def of(cls, command: str, argv: Sequence[str], name: str) -> Workplace:
         """name: of the study. Raises BadInput on words that say nothing."""
         config = compose_config("run", split_words(argv)[1])
+        if config.engine.layout == "model":
+            raise BadInput(
+                f"{command} trains whole trials on each device; engine.layout=model is for python -m harness.train"
+            )
         session.configure(config)
         return cls(config, session.store_of(config, name), command, tuple(argv))
 
@@ -82,6 +104,45 @@ class Workplace:
             session.train(trials, self.config, self.store)
         wanted = {trial.id for trial in trials}
         return {row["trial"]: row for row in self.store.trials().to_pylist() if row["trial"] in wanted}
+
+    def settle(self, what: str, measures: bool = False) -> None:
+        """Before `what` is made of recorded trials. A dry run ends here; and what `measures`, SLURM has a job do."""
+        if self.config.dry_run:
+            print(f"every trial is recorded; what is left: {what}")
+            raise _Shown
+        if measures and self.on_slurm and "SLURM_JOB_ID" not in os.environ:
+            raise Submitted([go_on(self.config, self.store, self.arguments, self.command)])
+
+    def step_seconds(self, groups: Mapping[str, Sequence[Trial]], measure: Measure | None = None) -> StepSeconds:
+        """Seconds of a step of each group's trials, measured once (default: on one device, in turns), and kept."""
+        found = self._timed(groups)
+        if found is None:
+            found = {name: (measure or _in_turns)(trials) for name, trials in groups.items()}
+            ids = {name: [trial.id for trial in trials] for name, trials in groups.items()}
+            more = {name: {"trials": ids[name], "seconds": seconds} for name, seconds in found.items()}
+            content = {
+                "device": devices.local_devices().kind,
+                "code": code_version(),
+                "groups": self._kept() | more,
+            }
+            write_json(self.store.root / STEP_SECONDS, content)
+        return found
+
+    def is_timed(self, groups: Mapping[str, Sequence[Trial]]) -> bool:
+        """Whether `step_seconds` of these are known already."""
+        return self._timed(groups) is not None
+
+    def _timed(self, groups: Mapping[str, Sequence[Trial]]) -> StepSeconds | None:
+        kept = self._kept()
+        if any(kept.get(name, {}).get("trials") != [trial.id for trial in groups[name]] for name in groups):
+            return None
+        return {name: kept[name]["seconds"] for name in groups}
+
+    def _kept(self) -> dict[str, Any]:
+        """What this code has measured before."""
+        path = self.store.root / STEP_SECONDS
+        content = read_json(path) if path.is_file() else {}
+        return dict(content["groups"]) if content.get("code") == code_version() else {}
 
     def _show(self, trials: Sequence[Trial]) -> None:
         """The first stage that has something to train; what follows depends on it."""

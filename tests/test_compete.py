@@ -19,6 +19,7 @@ from harness.rulesets import RULESETS
 from harness.scoring import read_targets
 from harness.scoring.log_tree import read_logs
 from harness.submissions import load_submission
+from harness.workplace import STEP_SECONDS
 from workloads.base import BadInput
 
 FIELDS = {"workload.width": 8, "workload.depth": 1, "workload.batch_size": 16}
@@ -164,9 +165,9 @@ def test_scoring_its_folder_again_gives_the_same(held, tmp_path):
 
 def test_a_run_too_long_in_time_does_not_count(held, workplace, monkeypatch):
     """The reference's step time times the longest run is the limit, however few steps a slow submission takes."""
-    from harness import compete
-
-    monkeypatch.setattr(compete, "compare_step_seconds", lambda trials, rounds: [1.0, *[10.0] * (len(trials) - 1)])
+    slow = lambda trials, rounds, steps: [1.0, *[10.0] * (len(trials) - 1)]  # noqa: E731
+    monkeypatch.setattr("harness.workplace.compare_step_seconds", slow)
+    (workplace / "held" / STEP_SECONDS).unlink()
     words = [f"submissions={workplace / 'mine.py'}:same", f"targets={workplace / 'targets'}", f"results={workplace}"]
     assert main([*words, "trials=2", "studies=3", "name=held"]) == 0
     with (workplace / "held" / score.OWN_TRIALS).open() as file:
@@ -184,6 +185,11 @@ def test_an_algoperf_submission_competes_and_is_not_trained_twice(workplace, mon
     (folder / "tuning_search_space.json").write_text(json.dumps([point]))
     words = [f"submissions={folder / 'adamw.py'},sgd", f"targets={workplace / 'targets'}", f"results={folder}"]
     words += ["trials=1", "studies=2"]
+    monkeypatch.setattr("harness.algoperf.step_seconds", lambda trials: [1e-5] * len(trials))
+    assert main([*words, "name=limited"]) == 0  # by the time that its steps may take
+    with (folder / "limited" / score.OWN_TRIALS).open() as file:
+        assert all(row["hit_eval_index"] == "-1" for row in csv.DictReader(file) if row["submission"] == "adamw")
+    monkeypatch.setattr("harness.algoperf.step_seconds", lambda trials: [1.0] * len(trials))
     assert main(words) == 0
     with (folder / "competition" / score.OWN_TRIALS).open() as file:
         rows = list(csv.DictReader(file))

@@ -20,7 +20,23 @@ _RUN = "run.json"
 
 def logged(task: Task, folder: Path, metric_name: str) -> Run:
     """The run that the folder holds, if it is this task's; else train, and write it there beside AlgoPerf's log."""
-    asked = {
+    if is_logged(task, folder):
+        return _run(read_json(folder / _RUN)["run"])
+    run = train(**{field.name: getattr(task, field.name) for field in dataclasses.fields(task)})
+    write_log(run, folder, metric_name)
+    write_json(folder / _RUN, {"task": _asked(task), "run": dataclasses.asdict(run)})
+    return run
+
+
+def is_logged(task: Task, folder: Path) -> bool:
+    """Whether the folder holds this task's run."""
+    path = folder / _RUN
+    found = read_json(path) if path.is_file() else {}
+    return isinstance(found, dict) and found.get("task") == _asked(task)
+
+
+def _asked(task: Task) -> dict[str, Any]:
+    return {
         "submission": task.submission.sha256,
         "workload": as_config(task.workload),
         "hyperparameters": dict(task.hyperparameters),
@@ -29,14 +45,6 @@ def logged(task: Task, folder: Path, metric_name: str) -> Run:
         "seed": task.seed,
         "test_curve": task.test_curve,
     }
-    path = folder / _RUN
-    found = read_json(path) if path.is_file() else {}
-    if isinstance(found, dict) and found.get("task") == asked:
-        return _run(found["run"])
-    run = train(**{field.name: getattr(task, field.name) for field in dataclasses.fields(task)})
-    write_log(run, folder, metric_name)
-    write_json(path, {"task": asked, "run": dataclasses.asdict(run)})
-    return run
 
 
 def _run(entry: Mapping[str, Any]) -> Run:

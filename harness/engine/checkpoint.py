@@ -62,6 +62,7 @@ def _read(path: Path, like: Any) -> tuple[Any, dict[str, Any]] | None:
             raise ValueError("damaged: its checksum does not match")
         leaves, meta = _unpacked(body)
         expected, structure = jax.tree.flatten(like)
+        leaves = [_typed(leaf, as_) for leaf, as_ in zip(leaves, expected, strict=False)] + leaves[len(expected) :]
         if [(leaf.shape, leaf.dtype) for leaf in leaves] != [(leaf.shape, leaf.dtype) for leaf in expected]:
             raise ValueError("written by another program")
     except FileNotFoundError:
@@ -70,6 +71,11 @@ def _read(path: Path, like: Any) -> tuple[Any, dict[str, Any]] | None:
         print(f"checkpoint {path} cannot be used ({error}); going on with the one before it, or from the start")
         return None
     return jax.tree.unflatten(structure, leaves), meta
+
+
+def _typed(leaf: np.ndarray, like: Any) -> np.ndarray:
+    """An array of a type that numpy's archives don't know (bfloat16) comes back as bytes; like: what it was."""
+    return leaf.view(like.dtype) if leaf.dtype.kind == "V" and leaf.dtype.itemsize == like.dtype.itemsize else leaf
 
 
 def _unpacked(body: bytes) -> tuple[list[np.ndarray], dict[str, Any]]:

@@ -25,7 +25,9 @@ _GROUP = 16
 
 @dataclass(frozen=True)
 class Pack:
-    """Trials that one compiled program trains together. All share the static signature and the horizon."""
+    """Trials that one compiled program trains together. All share the static signature, the horizon and when they are
+    evaluated.
+    """
 
     static: Static
     trials: tuple[Trial, ...]
@@ -87,17 +89,19 @@ def make_packs(
 
     Packs of one signature have one number of slots, so that they share one program.
     """
-    groups: dict[tuple[Static, int], list[Trial]] = {}
+    groups: dict[tuple[Static, int, int], list[Trial]] = {}
     for trial in trials:
-        groups.setdefault((trial.static(), trial.horizon), []).append(trial)
+        groups.setdefault((trial.static(), trial.horizon, trial.evaluations), []).append(trial)
     packs, notes = [], []
-    for (static, _), members in sorted(groups.items(), key=lambda item: _flops(item[1][0])):
+    for (static, *_), members in sorted(groups.items(), key=lambda item: _flops(item[1][0])):
         wanted = _slots(members, devices)
         fits = fitting(members[0], devices, memory)
         slots = min(wanted, fits)
+        if pack_size and devices.platform != "cpu":  # there, idle slots would be computed
+            slots = min(slots, devices.count * -(-pack_size // devices.count))
         size = min(slots, pack_size or slots)  # full ones first: what is left after some makes the same packs again
         count = -(-len(members) // size)
-        if slots < min(wanted, len(members)):
+        if fits < min(wanted, len(members)):
             notes.append(
                 f"{len(members)} trials of width {static.workload.width}: {fits} fit the {memory / 2**30:.2f} GiB a pack may "
                 f"take per device, split into {count} packs"

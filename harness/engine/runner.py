@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ from harness.engine.history import Ending, Evaluation, History, Rows
 from harness.engine.pack import Pack, make_packs
 from harness.engine.program import State
 from harness.engine.side_by_side import Lanes
-from harness.engine.signals import StopFlag
+from harness.engine.signals import Interrupted, StopFlag
 from harness.engine.watchdog import limited
 from harness.records.files import own_folder
 from harness.records.store import CHECKPOINTS, Store
@@ -100,8 +101,11 @@ class Runner:
         self._observers = observers
         self._data: dict[Any, tuple[Data, Any]] = {}
 
-    def train(self, trials: Sequence[Trial]) -> Summary:
-        """Train what the store lacks of `trials`. Raises Interrupted after a signal; then nothing finished is lost."""
+    def train(self, trials: Sequence[Trial], stop: StopFlag | None = None) -> Summary:
+        """Train what the store lacks of `trials`. Raises Interrupted after a signal; then nothing finished is lost.
+
+        stop: the caller's flag, which catches signals already; it is the caller's to check after the last pack.
+        """
         self._store.check_writable()
         finished = self._store.finished()
         missing = list({trial.id: trial for trial in trials if trial.id not in finished}.values())
@@ -114,15 +118,15 @@ class Runner:
         for observer in self._observers:
             observer.begin(packs, notes)
         try:
-            with StopFlag() as stop:
+            with StopFlag() if stop is None else nullcontext(stop) as flag:
                 with clocks("data"):
                     self._submit(packs, compiler)
                 queue = list(packs)
                 while queue:
-                    stop.check()
+                    self._heed(flag)
                     pack = queue.pop(0)
                     try:
-                        summary.add(self._train_pack(pack, compiler, clocks, stop))
+                        summary.add(self._train_pack(pack, compiler, clocks, flag))
                     except jax.errors.JaxRuntimeError as error:
                         again = _halves(pack, error, self._devices.count)
                         if not again:
@@ -132,6 +136,8 @@ class Runner:
                             compiler = Compiler(self._devices)
                         self._submit(again, compiler)
                         queue[:0] = again
+                if stop is None:
+                    self._heed(flag)  # or what the caller does next would not know of a signal in the last chunk
         finally:
             compiler.close()
             jax.monitoring.unregister_event_listener(summary.cache)
@@ -140,6 +146,12 @@ class Runner:
             for observer in self._observers:
                 observer.end()
         return summary
+
+    def _heed(self, stop: StopFlag) -> None:
+        """Raise Interrupted if a signal came, to any of the processes that train together."""
+        number = distributed.greatest(stop.number)[0] if self._devices.spread else stop.number
+        if number:
+            raise Interrupted(number)
 
     def _submit(self, packs: Sequence[Pack], compiler: Compiler) -> None:
         """Have these packs' programs compiled, in this order."""
@@ -187,14 +199,15 @@ class Runner:
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) * len(pack.trials) // pack.width
         saver = _Saver(path, clocks, self._settings.checkpoint_overhead, size, self._devices)
         for boundary in history.boundaries:
+            signal = 0
             with limited(self._settings.chunk_limit_s, f"training pack {pack.id} from step {taken} to {boundary}"):
                 if boundary > taken:
                     state = self._train_chunk(pack, program, state, hparams, (taken, boundary), history, clocks)
                     taken = boundary
                 if taken == boundary < pack.horizon:
-                    saver.save(state, history, taken, stop)
-            if taken == boundary < pack.horizon:
-                stop.check()
+                    signal = saver.save(state, history, taken, stop)
+            if signal:
+                raise Interrupted(signal)
         with clocks("records"):
             spent = {str(name): clocks.seconds[name] - before[name] for name in before} | {"compile": compile_seconds}
             end, parameters = self._devices.fetch(_ending(state)), _parameters(state) // pack.width
@@ -273,16 +286,18 @@ class _Saver:
         self._cost = _FIRST_SAVE + size / _SAVED_BYTES
         self._failed = False
 
-    def save(self, state: State, history: History, taken: int, stop: StopFlag) -> None:
-        """Save if it is affordable, or a signal came. Where that fails, the checkpoint before stays, and training goes on.
+    def save(self, state: State, history: History, taken: int, stop: StopFlag) -> int:
+        """Save if it is affordable, or a signal came; returns the signal's number, or 0.
 
-        Processes that train together do so together, and heed the signal that any of them got.
+        Where saving fails, the checkpoint before stays, and training goes on. Processes that train together save together,
+        and heed the signal that any of them got.
         """
+        number = stop.number
         affordable = int(self._cost <= self._overhead * (self._clocks.elapsed - self._last))
         if self._devices.spread:
-            stop.number, affordable = distributed.greatest(stop.number, affordable)
-        if not (stop.number or affordable):
-            return
+            number, affordable = distributed.greatest(number, affordable)
+        if not (number or affordable):
+            return 0
         started = self._clocks.elapsed
         with self._clocks("checkpoint"):
             try:
@@ -295,6 +310,7 @@ class _Saver:
                 self._failed = True
         self._last = self._clocks.elapsed
         self._cost = self._last - started
+        return number
 
 
 def _resume(path: Path, program: Program, hparams: Hparams, history: History, devices: Devices) -> tuple[State, int]:

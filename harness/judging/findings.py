@@ -11,7 +11,6 @@ import jax
 import numpy as np
 import pyarrow as pa
 
-from harness.engine.cost import compare_step_seconds
 from harness.engine.flops import step_flops
 from harness.judging.contest import Rows, Setting, Tuned, best_of
 from harness.judging.fixed import Fixed, Untuned, untuned
@@ -28,7 +27,6 @@ from workloads.base import BadInput
 
 MOMENTS = (0.25, 0.5, 0.75, 1.0)  # shares of the horizon at which methods are ranked
 EXTRAPOLATED = (1, 4, 16)  # times the largest size
-_TIMINGS = 20  # runs that a step time is the fastest of
 
 
 @dataclass(frozen=True)
@@ -126,13 +124,15 @@ def judge(
     tuned: Sequence[Tuned],
     rows: Rows,
     curves: pa.Table,
+    seconds: Mapping[str, Sequence[float]],
     relax: float,
     sweeps: Sequence[Sweep] = (),
     fixed: Sequence[Fixed] = (),
 ) -> Findings:
     """Everything that is reported, from fresh seeds. relax: how much easier than the best baseline's worst seed targets are.
 
-    rows: also of the trials of sweeps (other learning rates) and of fixed (one configuration for all workloads).
+    seconds: a step's, of each group of `timed`. rows: also of the trials of sweeps (other learning rates) and of fixed (one
+    configuration for all workloads).
     """
     methods = tuple(dict.fromkeys(one.method.name for one in tuned))
     losses = {(o.method.name, o.setting.name): np.array([_final(rows[t.id]) for t in o.trials]) for o in tuned}
@@ -141,13 +141,12 @@ def judge(
     rng = np.random.default_rng(0)
     verdicts = tuple(_verdict(name, methods, tuned, losses, sizes, rng) for name in workloads)
     evaluated = evaluations(curves, "eval_loss")
-    scored = {name: next(o.setting for o in tuned if o.setting.workload.name == name) for name in workloads}
+    scored = _scored(tuned)
     targets = {name: _target(losses, methods, setting, relax) for name, setting in scored.items()}
     costs = {}
-    for setting in scored.values():
+    for name, setting in scored.items():
         here = [one for one in tuned if one.setting == setting]
-        seconds = compare_step_seconds([one.trials[0] for one in here], _TIMINGS)
-        for one, step in zip(here, seconds, strict=True):
+        for one, step in zip(here, seconds[name], strict=True):
             costs[one.method.name, setting.name] = _cost(one, sizes[setting.workload], step)
     return Findings(
         methods=methods,
@@ -163,6 +162,21 @@ def judge(
         rates=tuple(rates_of(sweep, rows) for sweep in sweeps),
         untuned=untuned(fixed, rows, _reference(losses, methods[0], scored), methods[-1]) if fixed else None,
     )
+
+
+def timed(tuned: Sequence[Tuned]) -> dict[str, list[Trial]]:
+    """Workload -> a trial of each method at the setting where it is scored: their steps' times are compared."""
+    return {
+        name: [one.trials[0] for one in tuned if one.setting == setting] for name, setting in _scored(tuned).items()
+    }
+
+
+def _scored(tuned: Sequence[Tuned]) -> dict[str, Setting]:
+    """Workload -> where it is scored: its first setting."""
+    found: dict[str, Setting] = {}
+    for one in tuned:
+        found.setdefault(one.setting.workload.name, one.setting)
+    return found
 
 
 def _reference(

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+# What was said of the jobs that are asked for.
+_SQUEUE = """
+ids=$(printf '%s\\n' "$@" | sed -n 's/^--jobs=//p')
+awk -F'|' -v ids=",$ids," '!/[|]/ || index(ids, "," $1 ",")' "$0.said" 2>/dev/null || true
+"""
+
 
 class FakeSlurm:
     """The folder of the scripts. `said` of a command is its standard output; `calls` are the arguments of its calls."""
@@ -11,7 +17,7 @@ class FakeSlurm:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.script("sbatch", 'echo "$(($(wc -l <"$0.calls") + 100))"')
-        self.script("squeue", 'cat "$0.said" 2>/dev/null || true')
+        self.script("squeue", _SQUEUE)
         self.script("sacct", 'cat "$0.said" 2>/dev/null || true')
         self.script("scontrol", "")
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -18,7 +21,7 @@ from harness.launchers.slurm.training import train_task
 from harness.records.files import read_json, write_json
 from harness.records.store import Store
 from harness.score import OWN_TRIALS
-from harness.workplace import split_words
+from harness.workplace import STEP_SECONDS, split_words
 from tests.launchers.fake_slurm import FakeSlurm
 from tests.test_compete import FIELDS, target
 
@@ -47,7 +50,8 @@ def carry_out(root: Path) -> int:
         for index in range(len(manifest.tasks)):
             attempts = Attempts(folder / "attempts" / str(index), root / "checkpoints")
             train_task(folder / "manifest.json", index, attempts, StopFlag())
-        assert follow.main([f"manifest={folder / 'manifest.json'}"]) == 0
+        with mock.patch.dict(os.environ, SLURM_JOB_ID="1"):
+            assert follow.main([f"manifest={folder / 'manifest.json'}"]) == 0
         done += 1
     return done
 
@@ -94,6 +98,32 @@ def test_a_competition_is_the_one_of_one_process(
     assert "--time=10" in follow_script  # of an array's task: it measures what a step takes
     (place / "mine.py").write_text(MINE)
     assert compete.main(words) == 0  # nothing is left to train
+    assert len(submissions(root)) == 1
+    assert compete.main([*words, "dry_run=true"]) == 0
+    assert "every trial is recorded" in capsys.readouterr().out
+
+
+def test_what_measures_runs_on_a_node(slurm: FakeSlurm, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where every trial is recorded, step times and an AlgoPerf submission's runs are still a job's to take."""
+    (place / "theirs").mkdir()
+    shutil.copy(Path(__file__).parents[1] / "algoperf" / "adamw.py", place / "theirs" / "theirs.py")
+    point = {"learning_rate": 3e-2, "one_minus_beta1": 0.1, "beta2": 0.99, "weight_decay": 1e-2}
+    (place / "theirs" / "tuning_search_space.json").write_text(json.dumps([point]))
+    words = ["submissions=theirs/theirs.py", "targets=goals", "trials=1", "studies=1", *ON_CLUSTER]
+    assert compete.main([*words, "dry_run=true"]) == 0
+    assert "what is left: 1 AlgoPerf-style runs, step times and the scores" in capsys.readouterr().out
+    assert slurm.calls("sbatch") == []
+    assert compete.main(words) == 0
+    assert "submitted job 101, which goes on\n" in capsys.readouterr().out
+    root = place / "results" / "competition"
+    assert not (root / STEP_SECONDS).exists()
+    slurm.say("squeue", "101|N/A|PENDING|0|Resources|\n")
+    assert compete.main(words) == 0
+    assert "already queued: job 101" in capsys.readouterr().out
+    assert carry_out(root) == 1
+    times = (root / STEP_SECONDS).read_bytes()
+    assert compete.main(words) == 0  # the login node only reads
+    assert (root / STEP_SECONDS).read_bytes() == times
     assert len(submissions(root)) == 1
 
 

@@ -57,11 +57,11 @@ def run(text: str, folder: Path, index: int = 1) -> subprocess.Popen[str]:
 def test_what_is_requeued(
     slurm: FakeSlurm, tmp_path: Path, code: int, state: str, attempts: int, requeued: bool
 ) -> None:
-    slurm.script("srun", f"exit {code}")
+    counts = f"echo {attempts} >{tmp_path}/attempts/1"  # as the worker does at its start
+    slurm.script("srun", f"{counts}; exit {code}")
     slurm.script("sleep", "")
     slurm.script("squeue", f'[[ " $* " == *" --jobs=7_1 "* ]] && echo {state} || echo "RUNNING\nRUNNING"')
     (tmp_path / "attempts").mkdir()
-    (tmp_path / "attempts" / "1").write_text(f"{attempts}\n")
     process = run(script(tmp_path), tmp_path)
     output, _ = process.communicate(timeout=20)
     assert process.returncode == code, output
@@ -83,6 +83,18 @@ def test_signals_reach_the_worker_and_its_exit_code_counts(
     output, _ = process.communicate(timeout=20)
     assert process.returncode == 75, output
     assert slurm.calls("scontrol") == ["requeue 7_1"]
+
+
+def test_what_dies_before_it_counts_is_counted(slurm: FakeSlurm, tmp_path: Path) -> None:
+    """A worker without its packages, say, never gets to count its attempts."""
+    (tmp_path / "attempts").mkdir()
+    slurm.script("srun", "exit 1")
+    slurm.script("sleep", "")
+    slurm.say("squeue", "RUNNING")
+    for attempt in range(1, 5):
+        run(script(tmp_path, retries=3), tmp_path).communicate(timeout=20)
+        assert (tmp_path / "attempts" / "1").read_text() == f"{attempt}\n"
+        assert len(slurm.calls("scontrol")) == min(attempt, 3)
 
 
 def test_a_step_that_is_not_over_delays_the_requeue(slurm: FakeSlurm, tmp_path: Path) -> None:

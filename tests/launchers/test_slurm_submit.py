@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -179,7 +180,8 @@ def test_what_is_queued_is_not_submitted_again(slurm: FakeSlurm, results: Path) 
     again = read(folders[1] / "manifest.json")
     assert {t for pack in again.packs for t in pack.trial_ids} == {more[4].id, more[5].id, more[6].id}
     assert "--dependency=afterok:102:101 " in slurm.calls("sbatch")[-1]
-    slurm.say("squeue", squeue_says("101", ["PENDING"] * 3) + squeue_says("102", ["PENDING"] * 2))
+    queued = squeue_says("101", ["PENDING"] * 3) + squeue_says("102", ["PENDING"] * 2)
+    slurm.say("squeue", queued + "103|N/A|PENDING|0|Dependency|\n")
     assert len(submit.submit(more, given, store, ["study=x"])) == 2
     assert len(slurm.calls("sbatch")) == 3
     store.append([row(trial) for trial in more])
@@ -246,6 +248,26 @@ def test_a_held_task_is_said_with_what_to_do(slurm: FakeSlurm, results: Path) ->
     assert "101_0 is held (launch failed requeued held): scontrol release 101_0" in text
 
 
+def test_a_study_that_lost_what_follows_gets_it_again(slurm: FakeSlurm, results: Path) -> None:
+    """sbatch took the array and refused the job after it; the same command submits only that."""
+    store, trials = Store(results / "s"), some_trials(4)
+    slurm.script("sbatch", '[[ "$*" == *dependency* ]] && exit 1; echo 101')
+    words = config(results, "engine.pack_size=2")
+    with pytest.raises(BadInput, match="sbatch refused"):
+        submit.submit(trials, words, store, ["study=x"])
+    slurm.say("squeue", squeue_says("101", ["RUNNING", "PENDING"]))
+    slurm.script("sbatch", "echo 102")
+    first, second = submit.submit(trials, words, store, ["study=x"])
+    assert read_json(first / "jobs.json") == {"array": "101", "next": None}
+    assert read_json(second / "jobs.json") == {"array": None, "next": "102"}
+    assert slurm.calls("sbatch")[-1].startswith("--parsable --dependency=afterok:101 --kill-on-invalid-dep=yes")
+    assert [entry.state for entry in status.pack_states(store)] == ["running", "pending"]
+    slurm.say("squeue", squeue_says("101", ["RUNNING", "PENDING"]) + "102|N/A|PENDING|0|Dependency|\n")
+    assert submit.submit(trials, words, store, ["study=x"]) == [first]
+    store.append([row(trial) for trial in trials])
+    assert submit.submit(trials, words, store, ["study=x"]) == []
+
+
 def test_following_ends_with_the_study(slurm: FakeSlurm, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(status, "_FIRST_POLL", 0.01)
     store, trials = Store(results / "s"), some_trials(2)
@@ -275,6 +297,19 @@ def test_following_outlives_the_controller(
     slurm.script("squeue", away)
     with pytest.raises(queue.Unreachable, match="what is queued stays queued"):
         status.follow(store, folders, status.Console())
+
+
+def test_a_trial_on_several_devices_is_refused(slurm: FakeSlurm, results: Path) -> None:
+    with pytest.raises(BadInput, match="array tasks train whole trials"):
+        submit.submit(some_trials(2), config(results, "engine.layout=model"), Store(results / "s"))
+
+
+def test_jobs_do_not_inherit_this_machines_cores(
+    slurm: FakeSlurm, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NPROC", "64")
+    submit.submit(some_trials(2), config(results), Store(results / "s"))
+    assert "NPROC=" not in slurm.environment("sbatch")
 
 
 def test_dry_run_shows_the_scripts_and_submits_nothing(
@@ -334,10 +369,31 @@ def test_attempts_without_progress_are_counted(tmp_path: Path) -> None:
         one = attempt()
         (folder / "b.ckpt").write_text("x")
         (folder / "b.ckpt").touch()
-        one.chunk(None)
+        one.chunk(trained("b"))
     attempt().stopped(preempted=False)  # a warning that came before the first chunk does
     with pytest.raises(GivenUp):
         [attempt() for _ in range(3)]
+
+
+def trained(pack: str) -> Any:
+    """What Attempts looks at in a chunk."""
+    return SimpleNamespace(pack=SimpleNamespace(id=pack))
+
+
+def test_the_halves_of_a_pack_count_as_progress(tmp_path: Path) -> None:
+    """A pack that runs out of memory goes on as two, with checkpoints of their own; an old one of those is no progress."""
+    path, folder = tmp_path / "attempts" / "0", tmp_path / "checkpoints"
+    folder.mkdir()
+    half = folder / "half.ckpt"
+    for count in range(1, 4):
+        one = Attempts(path, folder)
+        one.start(["whole"], retries=5)
+        one.chunk(trained("half"))
+        assert path.read_text() == "1\n"
+        half.write_text("x")
+        os.utime(half, ns=(count, count))
+        one.chunk(trained("half"))
+        assert path.read_text() == "0\n"
 
 
 def test_files_that_trials_name_must_not_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,13 +21,13 @@ class Attempts:
 
     def __init__(self, path: Path, checkpoints: Path) -> None:
         self._path, self._checkpoints = path, checkpoints
-        self._packs: Collection[str] = ()
+        self._packs: set[str] = set()
         self._seen: dict[str, int] = {}
         self._count = 0
 
     def start(self, packs: Collection[str], retries: int) -> None:
         """Count this attempt at the packs with these ids. Raises GivenUp if there were more than `retries` before it."""
-        self._packs = packs
+        self._packs = set(packs)
         self._seen = self._stamps()
         self._count = self._read() + 1
         if self._count > retries + 1:
@@ -45,6 +45,11 @@ class Attempts:
         pass
 
     def chunk(self, chunk: Any) -> None:
+        if (
+            chunk.pack.id not in self._packs
+        ):  # a part of one that ran out of memory, of which this attempt saved nothing yet
+            self._packs.add(chunk.pack.id)
+            self._seen |= {pack: stamp for pack, stamp in self._stamps().items() if pack == chunk.pack.id}
         stamps = self._stamps()
         if stamps != self._seen:
             self._seen = stamps

@@ -113,8 +113,9 @@ def _sacct(ids: Sequence[str]) -> dict[Key, Task]:
 
 
 def _call(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    # Inside a job (a study's next stage is submitted from one), the job's own SLURM_* would be taken for wishes.
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_") or k in _KEPT}
+    # Inside a job (a study's next stage is submitted from one), the job's own SLURM_* would be taken for wishes; and jobs
+    # inherit what is left, of which the number of this machine's cores would be wrong there.
+    environment = {k: v for k, v in os.environ.items() if (not k.startswith("SLURM_") or k in _KEPT) and k != "NPROC"}
     try:
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=_SECONDS)
     except FileNotFoundError:

@@ -27,6 +27,8 @@ child= signal=
 forward() { signal=$1; [ -z "$child" ] || kill -s "$1" "$child" 2>/dev/null; }
 trap 'forward USR2' USR2
 trap 'forward USR1' TERM
+attempts=__ATTEMPTS__/"$SLURM_ARRAY_TASK_ID"
+counted=$(stat -c %y "$attempts" 2>/dev/null)
 srun --ntasks=1 __COMMAND__ index="$SLURM_ARRAY_TASK_ID" </dev/null &
 child=$!
 [ -z "$signal" ] || kill -s "$signal" "$child" 2>/dev/null
@@ -54,11 +56,17 @@ again() { # not if it is being cancelled, or already requeued by SLURM: then it 
   echo "exit code $code: requeued"
   patient scontrol requeue "$job" && sleep 300
 }
-attempts=$(cat __ATTEMPTS__/"$SLURM_ARRAY_TASK_ID" 2>/dev/null || echo 0)
+count=$(cat "$attempts" 2>/dev/null || echo 0)
 case $code in
   0 | 2 | 3) ;;                  # done; bad input; gave up
   75 | 138 | 140 | 143) again ;; # stopped by a signal, or killed by one before it listened
-  *) [ "$attempts" -gt __RETRIES__ ] || again ;;
+  *)
+    if [ "$(stat -c %y "$attempts" 2>/dev/null)" = "$counted" ]; then # it died before it counted this attempt
+      count=$((count + 1))
+      echo "$count" >"$attempts"
+    fi
+    [ "$count" -gt __RETRIES__ ] || again
+    ;;
 esac
 echo "exit code $code"
 exit "$code"

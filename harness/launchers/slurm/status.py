@@ -42,8 +42,8 @@ class PackState:
 def pack_states(store: Store, folders: Iterable[Path] | None = None) -> list[PackState]:
     """The state of every pack of these submissions (default: all of the study's), by submission and array task."""
     folders = list(submissions(store.root) if folders is None else folders)
-    arrays = {folder: str(read_json(folder / "jobs.json")["array"]) for folder in folders}
-    known = queue.tasks(arrays.values())
+    arrays = {folder: read_json(folder / "jobs.json")["array"] for folder in folders}
+    known = queue.tasks(array for array in arrays.values() if array is not None)
     finished = store.finished()
     states = []
     for folder in folders:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -103,11 +104,36 @@ def submit(
         for folder in holding:
             jobs = read_json(folder / "jobs.json")
             print(f"already queued: {sum(holders.get(t.id) == folder for t in missing)} trials as job {jobs['array']}")
-        if not new:
+        if not new and (arguments is None or not holding or _continued(store)):
             return holding
-        folder = store.root.resolve() / FOLDER / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{secrets.token_hex(2)}"
+        folder = _new_folder(store)
         scripts = prepare(new, config, store, folder, arguments, points, command)
         return [*holding, _send(scripts, folder, [str(read_json(path / "jobs.json")["array"]) for path in holding])]
+
+
+def go_on(config: DictConfig, store: Store, arguments: Sequence[str], command: str) -> Path:
+    """Have a job do what follows trials that are all recorded; returns the submission's folder, an earlier one's if its job
+    has not ended.
+    """
+    with _one_at_a_time(store.root / FOLDER):
+        queued = _continued(store)
+        if queued:
+            print(f"already queued: job {read_json(queued / 'jobs.json')['next']}")
+            return queued
+        folder = _new_folder(store)
+        return _send(prepare([], config, store, folder, arguments, command=command), folder, [])
+
+
+def _new_folder(store: Store) -> Path:
+    return store.root.resolve() / FOLDER / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{secrets.token_hex(2)}"
+
+
+def _continued(store: Store) -> Path | None:
+    """The submission whose job that goes on is queued or runs, this one apart."""
+    jobs = {folder: read_json(folder / "jobs.json")["next"] for folder in submissions(store.root)}
+    mine = os.environ.get("SLURM_JOB_ID")
+    ahead = {str(job): folder for folder, job in jobs.items() if job is not None and str(job) != mine}
+    return next((ahead[job] for job, _ in queue.live(ahead)), None)
 
 
 def preview(
@@ -184,34 +210,39 @@ def prepare(
         for name in ("logs", "attempts"):
             (folder / name).mkdir(parents=True)
         manifest.write(folder)
-        atomic_write_text(folder / "array.sh", array)
+        if tasks:
+            atomic_write_text(folder / "array.sh", array)
         if follow is not None:
             atomic_write_text(folder / "next.sh", follow)
     for note in notes if write else ():
         print(note)
     scripts = Scripts(manifest, estimate, array, follow, notes)
-    if write:
+    if write and tasks:
         print(describe(scripts, config))
     return scripts
 
 
 def _send(scripts: Scripts, folder: Path, after: Sequence[str]) -> Path:
-    """sbatch the array, and after it (and the arrays `after`) what follows."""
-    jobs: dict[str, str | int | None] = {"array": queue.sbatch(folder / "array.sh"), "next": None}
-    write_json(folder / "jobs.json", jobs)
-    print(f"submitted job array {jobs['array']}: {len(scripts.manifest.tasks)} tasks, logs in {folder / 'logs'}")
+    """sbatch the array, if there is anything to train, and after it (and the arrays `after`) what follows."""
+    jobs: dict[str, str | None] = {"array": None, "next": None}
+    arrays = list(after)
+    if scripts.manifest.tasks:
+        array = jobs["array"] = queue.sbatch(folder / "array.sh")
+        arrays.insert(0, array)
+        write_json(folder / "jobs.json", jobs)
+        print(f"submitted job array {jobs['array']}: {len(scripts.manifest.tasks)} tasks, logs in {folder / 'logs'}")
     if scripts.follow is not None:
-        dependency = ":".join([str(jobs["array"]), *after])
-        options = [f"--dependency=afterok:{dependency}", "--kill-on-invalid-dep=yes"]
+        options = [f"--dependency=afterok:{':'.join(arrays)}", "--kill-on-invalid-dep=yes"] if arrays else []
         jobs["next"] = queue.sbatch(folder / "next.sh", options)
         write_json(folder / "jobs.json", jobs)
-        print(f"submitted job {jobs['next']}, which goes on after it")
+        print(f"submitted job {jobs['next']}, which goes on{' after it' if arrays else ''}")
     return folder
 
 
 def _holders(store: Store) -> dict[str, Path]:
     """Trial id -> the submission whose queued or running task will train it."""
-    folders = {str(read_json(folder / "jobs.json")["array"]): folder for folder in submissions(store.root)}
+    arrays = {folder: read_json(folder / "jobs.json")["array"] for folder in submissions(store.root)}
+    folders = {str(array): folder for folder, array in arrays.items() if array is not None}
     holders: dict[str, Path] = {}
     manifests: dict[str, Manifest] = {}
     for job, index in queue.live(folders):

@@ -62,6 +62,11 @@ def cluster_of(config: DictConfig) -> ClusterConfig:
 def task_devices(config: DictConfig) -> TaskDevices:
     """The devices of one array task."""
     cluster = cluster_of(config)
+    if config.engine.layout == "model":
+        raise BadInput(
+            "array tasks train whole trials on each device; train one that needs several from a job script of your own: "
+            "srun python -m harness.train engine.layout=model …"
+        )
     mesh, engine = devices.local_devices().mesh, engine_of(config)
     if cluster.gpus and not (cluster.gpu_memory_gb or config.engine.memory_gb):
         raise BadInput("cluster.gpu_memory_gb must say how much memory a GPU of the cluster has; packs are sized by it")

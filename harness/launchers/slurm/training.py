@@ -73,4 +73,4 @@ def train_task(path: Path, index: int, attempts: Attempts, stop: StopFlag) -> No
         print(f"pack {pack.id}: {len(missing)} of {len(pack.trials)} trials to train")
         stop.check()
         if missing:
-            runner.train([manifest.trial(entry) for entry in missing])
+            runner.train([manifest.trial(entry) for entry in missing], stop)
