@@ -28,8 +28,8 @@ from harness.engine import checkpoint, runner
 from harness.engine.compiler import Compiler
 from harness.engine.devices import TRIAL_AXIS, Devices, local_devices
 from harness.engine.pack import Pack, make_packs
-from harness.engine.runner import Chunk, Settings
-from harness.engine.signals import Interrupted
+from harness.engine.runner import Chunk, Runner, Settings
+from harness.engine.signals import Interrupted, StopFlag
 from harness.engine.watchdog import HUNG
 from harness.records import fragments
 from harness.records.store import Store
@@ -145,6 +145,21 @@ def test_a_disk_that_is_full_for_checkpoints(
         assert run(trials, store, pack_size=2, **EVERY_CHUNK).trained == len(trials)
         assert not list((store.root / "checkpoints").glob("*"))
     assert capsys.readouterr().out.count("No space left on device); training goes on") == 2
+    assert same(store.root, calm) == len(trials)
+
+
+@pytest.mark.parametrize("whose", ["its own", "the caller's"])
+def test_a_signal_in_the_last_chunk_is_heard(tmp_path: Path, trials: list[Trial], calm: Path, whose: str) -> None:
+    """Everything is recorded by then, but what comes next must not begin: a study's next stage, a task's next pack."""
+    store, last = Store(tmp_path / "study"), Acts(2 * CHUNKS, send(signal.SIGTERM))
+    if whose == "its own":
+        with pytest.raises(Interrupted, match="SIGTERM"):
+            run(trials, store, pack_size=2, observers=[last])
+    else:
+        with StopFlag() as stop:
+            Runner(store, local_devices(), Settings(pack_size=2), [last]).train(trials, stop)
+            with pytest.raises(Interrupted, match="SIGTERM"):
+                stop.check()
     assert same(store.root, calm) == len(trials)
 
 

@@ -107,6 +107,15 @@ def test_chunk_boundaries_do_not_matter(sweep: tuple[Path, list[Trial], Store]) 
         assert np.array_equal(curve(together, a)[0], curve(other, b)[0])
 
 
+def test_each_is_evaluated_when_it_asked_to_be(sweep: tuple[Path, list[Trial], Store]) -> None:
+    """In company whose chunks are as long when rounded up to what a program has room for."""
+    root, _, _ = sweep
+    pair = [small_trial(evaluations=3), small_trial(evaluations=4)]
+    assert len({trial.static() for trial in pair}) == 1
+    store = trained(root, pair, "evaluated")
+    assert [int(np.isfinite(curve(store, trial)[1]).sum()) for trial in pair] == [3, 4]
+
+
 def test_divergence_leaves_the_neighbours_bitwise_unchanged(sweep: tuple[Path, list[Trial], Store]) -> None:
     root, trials, together = sweep
     bad = small_trial(optimizer__learning_rate=1e9)
@@ -150,6 +159,16 @@ def test_compiled_programs_are_the_distinct_signatures(tmp_path: Path) -> None:
     summary = run(trials, Store(tmp_path / "count"))
     assert summary.compiled == 2
     assert summary.trained == 16
+
+
+def test_small_packs_have_few_slots_where_idle_ones_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU every slot is computed; on CPU an idle one costs nothing, and all sweeps share a program."""
+    trials = [small_trial(seed=seed) for seed in range(40)]
+    assert {pack.width for pack in make_packs(trials, local_devices(), 2**30, pack_size=4)[0]} != {4}
+    monkeypatch.setattr(Devices, "platform", property(lambda self: "gpu"))
+    packs, notes = make_packs(trials, local_devices(), 2**30, pack_size=4)
+    assert [(pack.width, len(pack.trials)) for pack in packs] == [(4, 4)] * 10
+    assert not notes  # it was asked for
 
 
 def test_a_pack_that_does_not_fit_is_split_with_a_line(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -137,6 +139,16 @@ def test_checkpoint_of_another_shape_is_not_used(tmp_path: Path) -> None:
     path = tmp_path / "pack.ckpt"
     checkpoint.save(path, {"w": np.zeros(3, np.float32)}, {"step": 1})
     assert checkpoint.load(path, {"w": np.zeros(4, np.float32)}) is None
+
+
+def test_a_checkpoint_keeps_types_that_numpy_does_not_know(tmp_path: Path) -> None:
+    """optax.adamw(mu_dtype="bfloat16") has such a state."""
+    moment = jnp.arange(3, dtype=jnp.bfloat16)
+    checkpoint.save(tmp_path / "p.ckpt", {"mu": moment}, {"step": 1})
+    found = checkpoint.load(tmp_path / "p.ckpt", {"mu": jax.ShapeDtypeStruct(moment.shape, moment.dtype)})
+    assert found is not None
+    assert found[0]["mu"].dtype == moment.dtype
+    assert found[0]["mu"].tolist() == [0, 1, 2]
 
 
 def test_finished_trials_are_not_trained_again(tmp_path: Path) -> None:
