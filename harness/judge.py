@@ -11,7 +11,8 @@ baselines: registered names; the first is what speed-ups are over. space: YAML o
 YAML file like conf/judge/quick.yaml. workloads: which of the profile's. points, seeds: instead of the profile's. relax: the
 target is the loss that every seed of the best baseline reaches, times 1 + relax.
 hyperparameter_free: also train every method with one configuration for all workloads, its default's and one calibrated on the
-other workloads.
+other workloads. target_params, target_tokens, target_batch: the run to be decided about (tokens it sees, and in a step): what
+the joint law says of it, and what share of the model's FLOPs the optimizer's own would be there.
 
 Every method tunes with the same number of quasi-random points at every workload, width and horizon; winners are trained again
 on fresh seeds, and only these report. The optimizer and the first baseline also train at learning rates around their best, at
@@ -23,6 +24,7 @@ optimizer is slower than the first baseline.
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 from collections.abc import Sequence
@@ -36,7 +38,7 @@ from omegaconf import OmegaConf
 from harness import cli
 from harness.config import CONFIG_DIR, WORKLOADS, schema
 from harness.judging.contest import Arena, Setting, tune
-from harness.judging.findings import judge, timed
+from harness.judging.findings import Target, judge, timed
 from harness.judging.fixed import fixed_runs
 from harness.judging.rates import OCTAVES, sweeps
 from harness.judging.sections import sections_of
@@ -63,6 +65,9 @@ class JudgeConfig:
     seeds: int | None = None
     relax: float = 0.01
     hyperparameter_free: bool = False
+    target_params: float | None = None
+    target_tokens: float | None = None
+    target_batch: float | None = None
     name: str = ""
 
 
@@ -95,6 +100,7 @@ def main(argv: list[str]) -> int:
     config = cli.parse(split_words(argv)[0], JudgeConfig)
     methods = _methods(config)
     arena = _arena(config)
+    _target(config)
     name = config.name or "judge_" + "".join(c if c.isalnum() else "_" for c in methods[-1].name)
     place = Workplace.of("judge", argv, name)
     print(_plan(methods, arena, place.store))
@@ -112,7 +118,8 @@ def _judge(config: JudgeConfig, methods: Sequence[Submission], arena: Arena, pla
     rows = place.train([*fresh, *swept, *(trial for one in fixed for trial in one.trials)])
     place.settle("step times and the report", measures=not place.is_timed(timed(tuned)))
     seconds = place.step_seconds(timed(tuned))
-    found = judge(tuned, rows, store.curves([trial.id for trial in fresh]), seconds, config.relax, around, fixed)
+    curves = store.curves([trial.id for trial in fresh])
+    found = judge(tuned, rows, curves, seconds, config.relax, around, fixed, _target(config))
     store.compact()
     sections = sections_of(found)
     write_json(store.root / "judge.json", found.to_json())
@@ -122,6 +129,20 @@ def _judge(config: JudgeConfig, methods: Sequence[Submission], arena: Arena, pla
     command = "python -m harness.judge " + shlex.join(place.arguments)
     print(write_document(store.root, f"Judging {methods[-1].name}", found.lead, sections, command), file=sys.stderr)
     return int(found.overall.verdict == "slower")
+
+
+def _target(config: JudgeConfig) -> Target | None:
+    """The run to be decided about, if one is named. Raises BadInput on half of one."""
+    given = {key: getattr(config, f"target_{key}") for key in ("params", "tokens", "batch")}
+    if all(value is None for value in given.values()):
+        return None
+    for key, value in given.items():
+        if value is None or not (math.isfinite(value) and value > 0):
+            raise BadInput(
+                f"target_{key}={value} must be a positive number; target_params, target_tokens and target_batch (tokens a "
+                "step) go together, e.g. target_params=7e9 target_tokens=1.4e11 target_batch=4e6"
+            )
+    return Target(**given)
 
 
 def _methods(config: JudgeConfig) -> list[Submission]:

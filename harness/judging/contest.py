@@ -39,6 +39,11 @@ class Setting:
     def name(self) -> str:
         return f"{self.workload.name} width {self.workload.width}, {self.steps} steps"
 
+    @property
+    def tokens(self) -> int:
+        """That are seen in all of them (examples, where the workload has no tokens)."""
+        return self.steps * self.workload.batch_size * self.workload.tokens_per_example
+
 
 @dataclass(frozen=True)
 class Arena:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
 import pyarrow as pa
 
-from harness.engine.flops import step_flops
+from harness.engine.update_flops import update_flops
 from harness.judging.contest import Rows, Setting, Tuned, best_of
 from harness.judging.fixed import Fixed, Untuned, untuned
 from harness.judging.joint import Joint, Point, fit_joint
 from harness.judging.rates import Rates, Sweep, rates_of
 from harness.judging.speedup import Losses, Overall, SpeedUp, overall, speed_ups, survives_scale
-from harness.optimizers import OPTIMIZERS
 from harness.records.curves import Evaluations, evaluations
 from harness.scoring import RULES, Scores, Trials, Workloads, leaderboard, study_times
 from harness.scoring.hits import first_hit
@@ -27,17 +26,43 @@ from workloads.base import BadInput
 
 MOMENTS = (0.25, 0.5, 0.75, 1.0)  # shares of the horizon at which methods are ranked
 EXTRAPOLATED = (1, 4, 16)  # times the largest size
+_WIDER = 8
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one step of a method. seconds: isolated, on this device. flops_share: the optimizer's own FLOPs over 6 N x the
-    batch's tokens (examples). state: bytes of optimizer state over bytes of parameters.
+    """Of one step of a method. seconds: isolated, on this device. flops: the optimizer's own. flops_share: over 6 N x the
+    batch's tokens. growth: exponent of the own FLOPs in N, from this width to one eight times as large. state: bytes of
+    optimizer state over bytes of parameters.
     """
 
     seconds: float
+    flops: float
     flops_share: float
+    growth: float
     state: float
+
+
+@dataclass(frozen=True)
+class Target:
+    """The run to be decided about. params: its parameters. tokens: that it sees. batch: tokens of a step."""
+
+    params: float
+    tokens: float
+    batch: float
+
+
+@dataclass(frozen=True)
+class AtTarget:
+    """A method on a workload, extrapolated to the target. speed_up: in steps, by the joint law, with its 95% interval (NaN:
+    none was fitted). flops_share: the optimizer's own FLOPs over 6 N x the batch's tokens.
+    """
+
+    method: str
+    workload: str
+    speed_up: float
+    ci95: tuple[float, float]
+    flops_share: float
 
 
 @dataclass(frozen=True)
@@ -72,6 +97,8 @@ class Findings:
     moments: Mapping[str, np.ndarray]
     rates: tuple[Rates, ...]
     untuned: Untuned | None
+    target: Target | None
+    at_target: tuple[AtTarget, ...]
 
     @property
     def judged(self) -> str:
@@ -113,6 +140,8 @@ class Findings:
                     for one in self.tuned
                 ],
                 "costs": {f"{method}, {setting}": vars(cost) for (method, setting), cost in self.costs.items()},
+                "target": None if self.target is None else vars(self.target),
+                "at_target": [vars(one) for one in self.at_target],
                 "learning_rates": [one.to_json() for one in self.rates],
                 "hyperparameter_free": None if self.untuned is None else self.untuned.to_json(),
             }
@@ -128,6 +157,7 @@ def judge(
     relax: float,
     sweeps: Sequence[Sweep] = (),
     fixed: Sequence[Fixed] = (),
+    target: Target | None = None,
 ) -> Findings:
     """Everything that is reported, from fresh seeds. relax: how much easier than the best baseline's worst seed targets are.
 
@@ -148,6 +178,9 @@ def judge(
         here = [one for one in tuned if one.setting == setting]
         for one, step in zip(here, seconds[name], strict=True):
             costs[one.method.name, setting.name] = _cost(one, sizes[setting.workload], step)
+    at_target = (
+        [_at(target, m, one, scored[one.workload], costs, sizes) for one in verdicts for m in methods] if target else []
+    )
     return Findings(
         methods=methods,
         tuned=tuple(tuned),
@@ -161,6 +194,8 @@ def judge(
         moments={s.name: _moments(methods, tuned, s, evaluated) for s in dict.fromkeys(o.setting for o in tuned)},
         rates=tuple(rates_of(sweep, rows) for sweep in sweeps),
         untuned=untuned(fixed, rows, _reference(losses, methods[0], scored), methods[-1]) if fixed else None,
+        target=target,
+        at_target=tuple(at_target),
     )
 
 
@@ -210,7 +245,7 @@ def _verdict(
     notes = []
     for workload in dict.fromkeys(setting.workload for setting in settings):
         mine = sorted((s for s in settings if s.workload == workload), key=lambda s: s.steps)
-        horizons = np.array([float(s.steps * workload.batch_size) for s in mine])
+        horizons = np.array([float(s.tokens) for s in mine])
         ours, baseline = (
             Losses(horizons, np.stack([losses[m, s.name] for s in mine])) for m in (methods[-1], methods[0])
         )
@@ -240,7 +275,7 @@ def _points(
         Point(
             one.method.name,
             sizes[one.setting.workload],
-            float(one.setting.steps * one.setting.workload.batch_size),
+            float(one.setting.tokens),
             float(losses[one.method.name, one.setting.name].mean()),
             noise,
         )
@@ -292,17 +327,34 @@ def _scores(
 
 def _cost(one: Tuned, size: float, seconds: float) -> Cost:
     trial = one.trials[0]
-    optimizer = trial.optimizer
-    params = jax.eval_shape(trial.workload.init, jax.random.key(0))
+    optimizer, workload = trial.optimizer, trial.workload
+    params, wide = (
+        jax.eval_shape(here.init, jax.random.key(0))
+        for here in (workload, workload.replace(width=_WIDER * workload.width))
+    )
     state = jax.eval_shape(optimizer.build(np.float32(optimizer.learning_rate)).init, params)
     bytes_of = [sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)) for tree in (state, params)]
-    tokens = trial.workload.batch_size * trial.workload.tokens_per_example
-    own = step_flops(trial) - step_flops(_with_sgd(trial))
-    return Cost(seconds, own / (6 * size * tokens), bytes_of[0] / bytes_of[1])
+    counts = [sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (params, wide)]
+    own = [update_flops(optimizer, tree) for tree in (params, wide)]
+    growth = math.log(own[1] / own[0]) / math.log(counts[1] / counts[0])
+    tokens = workload.batch_size * workload.tokens_per_example
+    return Cost(seconds, own[0], own[0] / (6 * size * tokens), growth, bytes_of[0] / bytes_of[1])
 
 
-def _with_sgd(trial: Trial) -> Trial:
-    return replace(trial, optimizer=OPTIMIZERS["sgd"]())
+def _at(
+    target: Target,
+    method: str,
+    one: Verdict,
+    setting: Setting,
+    costs: Mapping[tuple[str, str], Cost],
+    sizes: Mapping[Any, float],
+) -> AtTarget:
+    cost, size = costs[method, setting.name], sizes[setting.workload]
+    share = cost.flops * (target.params / size) ** cost.growth / (6 * target.params * target.batch)
+    found = (math.nan, (math.nan, math.nan))
+    if one.joint is not None and method in one.joint.methods:
+        found = one.joint.speed_up(method, target.params, target.tokens)
+    return AtTarget(method, one.workload, *found, share)
 
 
 def _moments(methods: Sequence[str], tuned: Sequence[Tuned], setting: Setting, evaluated: Evaluations) -> np.ndarray:

@@ -18,7 +18,7 @@ _STARTS = ((0.2, 0.2), (0.5, 0.3), (0.3, 0.6))
 
 @dataclass(frozen=True)
 class Point:
-    """Mean final loss of a method's fresh seeds at N parameters and D examples, and its relative standard error."""
+    """Mean final loss of a method's fresh seeds at N parameters and D tokens, and its relative standard error."""
 
     method: str
     size: float

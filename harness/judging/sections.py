@@ -26,6 +26,8 @@ def sections_of(found: Findings) -> list[Section]:
     parts = [_verdict(found), *(_workload(found, one) for one in found.verdicts)]
     scored = score_section(found.scores)
     parts += [scored, ratio_section(found.scores), _costs(found)]
+    if found.target is not None:
+        parts.insert(1, _at_target(found))
     if found.rates:
         parts.append(_rates(found))
     if found.untuned is not None:
@@ -48,11 +50,19 @@ def _verdict(found: Findings) -> Section:
     ]  # fmt: skip
     warnings = []
     edges = [one for one in found.tuned if "learning_rate" in one.edges]
+    others = sorted(
+        {f"{name} of {one.method.name}" for one in found.tuned for name in one.edges}
+        - {f"learning_rate of {one.method.name}" for one in found.tuned}
+    )
     if edges:
         names = ", ".join(f"{one.method.name} at {one.setting.name}" for one in edges[:4])
         warnings.append(
             f"{len(edges)} best learning rates lie at the end of the search space even after it was extended ({names}): "
             "widen it with space=FILE."
+        )
+    if others:
+        warnings.append(
+            f"Also at the end of an axis, only learning rates' are extended: {', '.join(others)}. Tuning says where."
         )
     return Section(f"{found.judged} against {found.methods[0]}", CONDITIONAL, tuple(facts), warnings=tuple(warnings))
 
@@ -70,7 +80,7 @@ def _workload(found: Findings, one: Verdict) -> Section:
         else:
             shown = f"below {entry.high:.2f}" if entry.low == 0 else f"above {entry.low:.2f}"
         rows.append((int(entry.size), int(entry.horizon), entry.horizon / entry.size, shown, entry.ci90, entry.ci95))
-    header = ("parameters", "examples", "examples per parameter", "speed-up", "90% interval", "95% interval")
+    header = ("parameters", "tokens", "tokens per parameter", "speed-up", "90% interval", "95% interval")
     tables = [Table(f"Speed-up over {found.methods[0]}", header, tuple(rows))]
     if one.joint is not None:
         tables.append(_joint(found, one))
@@ -85,7 +95,7 @@ def _workload(found: Findings, one: Verdict) -> Section:
 
 
 def _joint(found: Findings, one: Verdict) -> Table:
-    """What the joint law says beyond the largest size, at its examples per parameter."""
+    """What the joint law says beyond the largest size, at its tokens per parameter."""
     assert one.joint is not None
     largest = max(entry.size for entry in one.speed_ups) if one.speed_ups else 1.0
     per_parameter = max((entry.horizon / entry.size for entry in one.speed_ups), default=1.0)
@@ -95,7 +105,7 @@ def _joint(found: Findings, one: Verdict) -> Table:
         value, interval = one.joint.speed_up(found.judged, size, per_parameter * size)
         rows.append((int(size), int(per_parameter * size), value, interval))
     title = "Extrapolated by L = E + A / (a N)^alpha + B / (b D)^beta, shared exponents"
-    return Table(title, ("parameters", "examples", "speed-up", "95% interval"), tuple(rows))
+    return Table(title, ("parameters", "tokens", "speed-up", "95% interval"), tuple(rows))
 
 
 def _speed_up_plot(one: Verdict) -> Plot:
@@ -106,7 +116,7 @@ def _speed_up_plot(one: Verdict) -> Plot:
         if here:
             size, value = np.array([e.size for e in here]), np.array([e.value for e in here])
             low, high = (np.array([e.ci95[k] for e in here]) for k in (0, 1))
-            layers.append(Layer(f"{horizon:,.0f} examples", size, value, low, high))
+            layers.append(Layer(f"{horizon:,.0f} tokens", size, value, low, high))
     caption = "Speed-up in steps with 95% intervals over seeds; 1 is the baseline."
     return Plot(
         f"speed_up_{one.workload}",
@@ -145,7 +155,7 @@ def _loss_plot(found: Findings, workload: str, tuned: list) -> Plot:  # type: ig
 def _costs(found: Findings) -> Section:
     base = {setting: cost.seconds for (method, setting), cost in found.costs.items() if method == found.methods[0]}
     rows = tuple(
-        (method, setting, 1e3 * cost.seconds, cost.seconds / base[setting], cost.flops_share, cost.state)
+        (method, setting, 1e3 * cost.seconds, cost.seconds / base[setting], cost.flops_share, cost.growth, cost.state)
         for (method, setting), cost in found.costs.items()
     )
     header = (
@@ -154,12 +164,37 @@ def _costs(found: Findings) -> Section:
         "ms per step",
         f"over {found.methods[0]}",
         "own FLOPs / 6 N B",
+        "own FLOPs ~ N^",
         "state bytes / parameter bytes",
     )
     text = (
-        "Isolated step times of this device, which scores in time use. The own FLOPs are what remains of it at scale."
+        "Isolated step times of this device, which scores in time use. The optimizer's own FLOPs over those of the model's "
+        "matrix products, 6 N times the batch's tokens B, fall with the batch; with N they grow as here, from this width to "
+        "one eight times as large. Work that is done every k steps counts as if it were done in each."
     )
     return Section("What a step costs", text, (), (Table("Cost of a step", header, rows),))
+
+
+def _at_target(found: Findings) -> Section:
+    """What the proxies say about the run to be decided about."""
+    target = found.target
+    assert target is not None
+    rows = tuple(
+        (one.workload, one.method, one.speed_up, one.ci95, one.flops_share, one.speed_up / (1 + one.flops_share))
+        for one in found.at_target
+    )
+    header = ("workload", "method", "speed-up in steps", "95% interval", "own FLOPs / 6 N B", "speed-up in FLOPs")
+    facts = (
+        ("parameters", f"{target.params:.3g}"),
+        ("tokens", f"{target.tokens:.3g}"),
+        ("tokens a step", f"{target.batch:.3g}"),
+    )
+    text = (
+        f"The joint law's speed-up over {found.methods[0]} at this size and duration, far beyond the sizes it was fitted to: "
+        "its interval knows the seeds' noise and not whether the law holds there. In FLOPs: what is left when the optimizer's "
+        "own work is paid."
+    )
+    return Section("At the target", text, facts, (Table("Extrapolated to the target", header, rows),))
 
 
 def _rates(found: Findings) -> Section:

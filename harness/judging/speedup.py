@@ -1,7 +1,7 @@
 """Speed-up over a tuned baseline as a function of size and duration.
 
 Measured at the end of fully decayed runs: at one size the baseline's law L_A(D) = E + B D^-beta is drawn through its losses at
-three horizons or more; the speed-up of a run of D examples is D_A / D with L_A(D_A) = its loss ("Fantastic pretraining
+three horizons or more; the speed-up of a run of D tokens is D_A / D with L_A(D_A) = its loss ("Fantastic pretraining
 optimizers and where to find them", Wen et al. 2025). D_A is bracketed by what was trained, and extrapolated by 1.5x at most.
 """
 

@@ -115,8 +115,12 @@ def judged(folder, *words):
 
 def test_adamw_under_another_name_is_no_slower_and_is_scored(workplace, capsys):
     words = (f"optimizer={workplace / 'mine.py'}:make", f"space={workplace / 'space.yaml'}", "name=same")
-    code, found, folder = judged(workplace, *words)
+    target = ("target_params=7e9", "target_tokens=1.4e11", "target_batch=4e6")
+    code, found, folder = judged(workplace, *words, *target)
     assert code == 0
+    for one in found["at_target"]:
+        assert one["flops_share"] == pytest.approx(20 / (6 * 4e6), rel=0.3)  # AdamW: about 20 FLOPs a parameter
+    assert "At the target" in (folder / "report.html").read_text()
     assert found["overall"]["verdict"] in ("equivalent", "undecided")
     assert (folder / "report.html").is_file()
     assert set(json.loads((folder / "scores.json").read_text())) == {"adamw", "mine:make"}
@@ -144,6 +148,8 @@ def test_bad_arguments_name_the_fix(workplace, capsys):
     assert "Did you mean 'adam'" in said("optimizer=adamv")
     assert "not in profile" in said("optimizer=lion", "workloads=vision")
     assert "there is no file" in said("optimizer=nowhere.py:make")
+    assert "go together" in said("optimizer=lion", "target_params=7e9")
+    assert "go together" in said("optimizer=lion", "target_params=7e9", "target_tokens=-1", "target_batch=1")
 
 
 @pytest.mark.parametrize("profile", PROFILES)
