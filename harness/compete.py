@@ -423,7 +423,15 @@ def _reached(entries: Sequence[Entry], columns: Sequence[Goal]) -> Section:
         text += " The test target is looked at after training; test_curve=true looks at every evaluation."
     if odd:
         text += f" Met in validation and never in test, as if trained on the validation data: {', '.join(odd)}."
-    return Section("Targets", text, (), (Table("Targets reached", header, tuple(rows)),))
+    facts = tuple(
+        (
+            goal.name,
+            f"{goal.metric} {goal.validation_target:.5g}; {100 * goal.hit_probability:.0f}% of the {len(goal.finals)} runs of "
+            f"{goal.algorithm} that set it reach it",
+        )
+        for goal in columns
+    )
+    return Section("Targets", text, facts, (Table("Targets reached", header, tuple(rows)),))
 
 
 def _score(root: Path, rules: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,9 @@ from workloads.base import BadInput, Workload
 class Goal:
     """A workload with its targets. name: of the column in scores. base: the workload that it is a variant of ("": none).
 
-    steps: the horizon that targets were set with. on: metric or loss. algorithm, configuration: what set them. trivial: the
-    metric of the best predictor that looks at no input.
+    steps: the horizon that targets were set with. on: metric or loss. algorithm, configuration: what set them. finals: what its
+    runs ended with. hit_probability: the share of them that reached the validation target. trivial: the metric of the best
+    predictor that looks at no input.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Goal:
     algorithm: str
     configuration: Mapping[str, float]
     hit_probability: float
+    finals: tuple[float, ...]
     trivial: float | None
 
     def relaxed(self, share: float) -> Goal:
@@ -46,7 +49,10 @@ class Goal:
             target = getattr(self, name)
             slack = share * abs(target - self.trivial if self.trivial is not None else target)
             moved[name] = target + slack if self.direction == "minimize" else target - slack
-        return dataclasses.replace(self, **moved)
+        sign = 1 if self.direction == "minimize" else -1
+        met = [sign * final <= sign * moved["validation_target"] for final in self.finals]
+        reached = max([self.hit_probability, *([sum(met) / len(met)] if met else [])])  # before the end more may have
+        return dataclasses.replace(self, **moved, hit_probability=reached)
 
     def to_json(self) -> dict[str, Any]:
         """Its entry in AlgoPerf's workload_targets JSON."""
@@ -92,6 +98,10 @@ def _read(path: Path) -> Goal:
             algorithm=str(entry["algorithm"]),
             configuration=dict(entry["algorithms"][entry["algorithm"]]["configuration"]),
             hit_probability=float(entry["hit_probability"]),
+            finals=tuple(
+                math.nan if final is None else float(final)
+                for final in entry["algorithms"][entry["algorithm"]].get("finals", ())
+            ),
             trivial=None if entry["metric"] == "loss" or entry["trivial"] is None else float(entry["trivial"]),
         )
     except (KeyError, TypeError, AttributeError) as error:

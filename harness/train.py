@@ -12,6 +12,7 @@ With hydra/launcher=slurm cluster=NAME the trials become a SLURM job array, see 
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from collections.abc import Sequence
@@ -38,14 +39,13 @@ _SHOWN = (
     "parametrization",
     "seed",
     "final_loss",
-    "test_loss",
 )
 
 
 def main(argv: list[str]) -> int:
     """Entry point; returns the exit code."""
     if cli.wants_help(argv):
-        print(_help())
+        print(_help([word for word in argv if "=" in word]))
         return 0
     multirun = [word for word in argv if word in ("-m", "--multirun")]
     overrides = [word for word in argv if word not in ("-m", "--multirun", "--cfg")]
@@ -94,11 +94,16 @@ def record_config(store: Store, trial: Trial, config: DictConfig) -> None:
 
 def report(store: Store, trials: Sequence[Trial], summary: Summary) -> None:
     """Print the trials' rows as a table, and what the run did."""
-    wanted = {trial.id for trial in trials}
-    rows = [row for row in store.trials(columns=list(_SHOWN)).to_pylist() if row["trial"] in wanted]
-    table = Table(*(name.rpartition(".")[2] for name in _SHOWN))
+    metrics = {trial.id: trial.workload.metric.name for trial in trials}
+    wanted = set(metrics)
+    errors = {name: f"test.{name}_stderr" for name in dict.fromkeys(metrics.values())}
+    columns = [*_SHOWN, "test_metric", *errors.values()]
+    found = store.read(lambda view: view.read([name for name in columns if name in view.names]))
+    rows = [row for row in found.to_pylist() if row["trial"] in wanted]
+    table = Table(*(name.rpartition(".")[2] for name in _SHOWN), "test " + ", ".join(errors))
     for row in rows:
-        table.add_row(*(f"{v:.5g}" if isinstance(v, float) else str(v) for v in row.values()))
+        shown = [f"{v:.5g}" if isinstance(v, float) else str(v) for v in (row[name] for name in _SHOWN)]
+        table.add_row(*shown, _with_error(row["test_metric"], row.get(errors[metrics[row["trial"]]])))
     console = Console()
     console.print(table)
     known = len(wanted) - summary.trained
@@ -109,10 +114,22 @@ def report(store: Store, trials: Sequence[Trial], summary: Summary) -> None:
     )
 
 
-def _help() -> str:
+def _with_error(metric: float | None, error: float | None) -> str:
+    """A metric, and its standard error over the examples of the test split where the workload says it."""
+    shown = "None" if metric is None else f"{metric:.5g}"
+    return shown if error is None else f"{shown} ± {error:.2g}"
+
+
+def _help(overrides: Sequence[str]) -> str:
+    """What can be chosen, and what the chosen components' own keys mean."""
+    config = compose_config("train", overrides)
     groups = "\n".join(f"  {group}={' | '.join(options(group))}" for group in COMPONENTS)
-    defaults = OmegaConf.to_yaml(compose_config("train", []))
-    return f"{(__doc__ or '').strip()}\n\ngroups:\n{groups}\n\ndefaults (override any key):\n{defaults}"
+    chosen = [(group, COMPONENTS[group][config[group].name]) for group in ("workload", "schedule", "parametrization")]
+    about = "\n\n".join(f"{group}={cls.name}: {inspect.cleandoc(cls.__doc__ or '')}" for group, cls in chosen)
+    return (
+        f"{(__doc__ or '').strip()}\n\ngroups:\n{groups}\n\n{about}\n\nwith these choices (override any key; train "
+        f"workload=ctr --help explains ctr):\n{OmegaConf.to_yaml(config)}"
+    )
 
 
 if __name__ == "__main__":

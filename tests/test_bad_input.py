@@ -122,5 +122,7 @@ def test_windtunnel_dispatches_and_helps(capsys: pytest.CaptureFixture[str]) -> 
     assert all(command in shown for command in main.COMMANDS)
     assert cli.run(main.main, ["trian"]) == 2
     assert "Did you mean 'train'" in capsys.readouterr().err
+    assert cli.run(main.main, ["train", "workload=ctr", "--help"]) == 0
+    assert "Criteo" in capsys.readouterr().out
     assert cli.run(main.main, ["train", "--help"]) == 0
     assert "image_vit | language_model | mri" in capsys.readouterr().out

@@ -205,3 +205,27 @@ def test_registered_optimizers_may_be_built_upon(tmp_path):
         "def make(learning_rate):\n    return OPTIMIZERS['lion']().build(learning_rate)\n"
     )
     assert load_optimizer(str(path))().learning_rate > 0
+
+
+AVERAGED = """
+import jax, jax.numpy as jnp, optax
+
+def evaluation_params(state, params):
+    return jax.tree.map(jnp.zeros_like, params)
+
+def make(learning_rate):
+    return optax.sgd(learning_rate)
+"""
+
+
+def test_what_is_evaluated_may_be_an_average(tmp_path):
+    """Here all zeros, which predict every symbol alike, whatever was trained."""
+    (tmp_path / "averaged.py").write_text(AVERAGED)
+    optimizer = load_optimizer(f"{tmp_path / 'averaged.py'}:make")(learning_rate=1e-2)
+    store = Store(tmp_path / "study")
+    run([replace(small_trial(), optimizer=optimizer)], store)
+    (row,) = store.trials().to_pylist()
+    assert row["final_loss"] == pytest.approx(np.log(16), rel=1e-5)
+    assert row["test_loss"] == pytest.approx(np.log(16), rel=1e-5)
+    losses = np.array([value for value in store.curves()["train_loss"].to_pylist() if value is not None])
+    assert np.abs(losses - np.log(16)).max() > 1e-3
