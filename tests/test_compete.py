@@ -238,11 +238,13 @@ def test_relaxed_targets_are_easier(workplace):
     assert goal.relaxed(0.1).validation_target == pytest.approx(1.2 * 1.1)  # a loss: of its size
     by_metric = replace(goal, trivial=0.2, direction="maximize", validation_target=0.7)
     assert by_metric.relaxed(0.1).validation_target == pytest.approx(0.65)
+    runs = replace(goal, hit_probability=0.5, finals=(1.1, 1.2, 1.25, 1.4))
+    assert [runs.relaxed(share).hit_probability for share in (0.0, 0.1, 0.2)] == [0.5, 0.75, 1.0]
 
 
 def test_met_in_validation_and_never_in_test_is_said():
     entries = [Entry("cheat", "study_1", "image_mlp", f"trial_{i}", 3, 1.0, 10.0, False) for i in range(3)]
-    goal = type("Named", (), {"name": "image_mlp"})()
+    goal = read_goals(CONFIG_DIR / "targets")["image_mlp"]
     assert "trained on the validation data: cheat on image_mlp" in _reached(entries, [goal]).text
     assert "cheat" not in _reached([replace(entry, test_target_met=True) for entry in entries], [goal]).text
 
