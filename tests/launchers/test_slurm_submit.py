@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -246,6 +247,17 @@ def test_a_held_task_is_said_with_what_to_do(slurm: FakeSlurm, results: Path) ->
     text = console.export_text()
     assert "1 preempted, 1 held" in text
     assert "101_0 is held (launch failed requeued held): scontrol release 101_0" in text
+
+
+def test_two_commands_at_once_submit_once(slurm: FakeSlurm, results: Path) -> None:
+    """The second waits for the first, and then finds its trials queued."""
+    queued = squeue_says("101", ["PENDING", "PENDING"]).replace("\n", "\\n")
+    slurm.script("sbatch", f"sleep 0.3; printf '{queued}' >{slurm.folder}/squeue.said; echo 101")
+    trials, words = some_trials(4), config(results, "engine.pack_size=2")
+    with ThreadPoolExecutor(4) as pool:
+        found = [pool.submit(submit.submit, trials, words, Store(results / "s")) for _ in range(4)]
+    assert len({tuple(one.result()) for one in found}) == 1
+    assert len(slurm.calls("sbatch")) == 1
 
 
 def test_a_study_that_lost_what_follows_gets_it_again(slurm: FakeSlurm, results: Path) -> None:
