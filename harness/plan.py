@@ -31,9 +31,8 @@ def show(
 
     local: the devices of the process that will train.
     """
-    finished = store.finished()
     memory = local.memory(settings.memory_gb)
-    missing = [trial for trial in trials if trial.id not in finished]
+    missing = store.missing(trials)
     packs, notes = make_packs(missing, local, memory, settings.pack_size)
     followers, _ = make_packs(later, local, memory, settings.pack_size)
     past = past_rate(store, trials, local)

@@ -146,8 +146,7 @@ class Workplace:
 
     def _show(self, trials: Sequence[Trial]) -> None:
         """The first stage that has something to train; what follows depends on it."""
-        finished = self.store.finished()
-        if all(trial.id in finished for trial in trials):
+        if not self.store.missing(trials):
             return
         console = Console()
         local = task_devices(self.config) if self.on_slurm else devices.local_devices(self.config.engine.layout)

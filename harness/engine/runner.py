@@ -107,8 +107,7 @@ class Runner:
         stop: the caller's flag, which catches signals already; it is the caller's to check after the last pack.
         """
         self._store.check_writable()
-        finished = self._store.finished()
-        missing = list({trial.id: trial for trial in trials if trial.id not in finished}.values())
+        missing = self._store.missing(trials)
         memory = self._devices.memory(self._settings.memory_gb)
         packs, notes = make_packs(missing, self._devices, memory, self._settings.pack_size)
         summary = Summary()

@@ -7,7 +7,7 @@ import logging
 import random
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +30,16 @@ from harness.records.view import View
 from workloads.base import BadInput
 
 T = TypeVar("T")
+
+
+class Named(Protocol):
+    """A trial, as far as records are concerned."""
+
+    @property
+    def id(self) -> str: ...
+
+
+N = TypeVar("N", bound=Named)
 log = logging.getLogger(__name__)
 
 PUBLISHED = "trials.parquet"
@@ -138,6 +148,11 @@ class Store:
         """Ids of the trials with status ok or diverged."""
         table = self.trials(("trial", "status"))
         return set(table["trial"].filter(pc.is_in(table["status"], pa.array(FINISHED))).to_pylist())
+
+    def missing(self, trials: Iterable[N]) -> list[N]:
+        """Those that are not finished, each once, in their order."""
+        finished = self.finished()
+        return list({trial.id: trial for trial in trials if trial.id not in finished}.values())
 
     def curves(self, trials: Collection[str] | None = None) -> pa.Table:
         """The curves of `trials` (default: all), long; a trial's points are adjacent and in order.

@@ -96,8 +96,7 @@ def submit(
     command, arguments: what goes on afterwards (arguments None: nothing does). Raises BadInput as SLURM refuses.
     """
     with _one_at_a_time(store.root / FOLDER):
-        finished = store.finished()
-        missing = list({trial.id: trial for trial in trials if trial.id not in finished}.values())
+        missing = store.missing(trials)
         holders = _holders(store)
         holding = sorted({holders[trial.id] for trial in missing if trial.id in holders})
         new = [trial for trial in missing if trial.id not in holders]
@@ -145,8 +144,7 @@ def preview(
     command: str = "study",
 ) -> None:
     """Print the job scripts and what they would cost; submits and writes nothing."""
-    finished = store.finished()
-    missing = list({trial.id: trial for trial in trials if trial.id not in finished}.values())
+    missing = store.missing(trials)
     if not missing:
         console.print("nothing to submit: every trial is recorded", highlight=False)
         return
