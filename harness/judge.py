@@ -38,10 +38,11 @@ from omegaconf import OmegaConf
 from harness import cli
 from harness.config import CONFIG_DIR, WORKLOADS, schema
 from harness.judging.contest import Arena, Setting, tune
-from harness.judging.findings import Target, judge, timed
+from harness.judging.findings import judge, timed
 from harness.judging.fixed import fixed_runs
 from harness.judging.rates import OCTAVES, sweeps
 from harness.judging.sections import sections_of
+from harness.judging.target import Target
 from harness.records.files import write_json
 from harness.records.store import Store
 from harness.registry import nearest

@@ -17,6 +17,7 @@ from harness.judging.fixed import Fixed, Untuned, untuned
 from harness.judging.joint import Joint, Point, fit_joint
 from harness.judging.rates import Rates, Sweep, rates_of
 from harness.judging.speedup import Losses, Overall, SpeedUp, overall, speed_ups, survives_scale
+from harness.judging.target import AtTarget, Target, at_target
 from harness.records.curves import Evaluations, evaluations
 from harness.scoring import RULES, Scores, Trials, Workloads, leaderboard, study_times
 from harness.scoring.hits import first_hit
@@ -26,43 +27,17 @@ from workloads.base import BadInput
 
 MOMENTS = (0.25, 0.5, 0.75, 1.0)  # shares of the horizon at which methods are ranked
 EXTRAPOLATED = (1, 4, 16)  # times the largest size
-_WIDER = 8
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one step of a method. seconds: isolated, on this device. flops: the optimizer's own. flops_share: over 6 N x the
-    batch's tokens. growth: exponent of the own FLOPs in N, from this width to one eight times as large. state: bytes of
-    optimizer state over bytes of parameters.
+    """Of one step of a method. seconds: isolated, on this device. flops_share: the optimizer's own FLOPs over 6 N x the
+    batch's tokens. state: bytes of optimizer state over bytes of parameters.
     """
 
     seconds: float
-    flops: float
     flops_share: float
-    growth: float
     state: float
-
-
-@dataclass(frozen=True)
-class Target:
-    """The run to be decided about. params: its parameters. tokens: that it sees. batch: tokens of a step."""
-
-    params: float
-    tokens: float
-    batch: float
-
-
-@dataclass(frozen=True)
-class AtTarget:
-    """A method on a workload, extrapolated to the target. speed_up: in steps, by the joint law, with its 95% interval (NaN:
-    none was fitted). flops_share: the optimizer's own FLOPs over 6 N x the batch's tokens.
-    """
-
-    method: str
-    workload: str
-    speed_up: float
-    ci95: tuple[float, float]
-    flops_share: float
 
 
 @dataclass(frozen=True)
@@ -178,8 +153,15 @@ def judge(
         here = [one for one in tuned if one.setting == setting]
         for one, step in zip(here, seconds[name], strict=True):
             costs[one.method.name, setting.name] = _cost(one, sizes[setting.workload], step)
-    at_target = (
-        [_at(target, m, one, scored[one.workload], costs, sizes) for one in verdicts for m in methods] if target else []
+    asked = (
+        [
+            at_target(target, one.method.name, one.setting.workload, one.trials[0].optimizer, verdict.joint)
+            for verdict in verdicts
+            for one in tuned
+            if one.setting == scored[verdict.workload]
+        ]
+        if target
+        else []
     )
     return Findings(
         methods=methods,
@@ -195,7 +177,7 @@ def judge(
         rates=tuple(rates_of(sweep, rows) for sweep in sweeps),
         untuned=untuned(fixed, rows, _reference(losses, methods[0], scored), methods[-1]) if fixed else None,
         target=target,
-        at_target=tuple(at_target),
+        at_target=tuple(asked),
     )
 
 
@@ -328,33 +310,11 @@ def _scores(
 def _cost(one: Tuned, size: float, seconds: float) -> Cost:
     trial = one.trials[0]
     optimizer, workload = trial.optimizer, trial.workload
-    params, wide = (
-        jax.eval_shape(here.init, jax.random.key(0))
-        for here in (workload, workload.replace(width=_WIDER * workload.width))
-    )
+    params = jax.eval_shape(workload.init, jax.random.key(0))
     state = jax.eval_shape(optimizer.build(np.float32(optimizer.learning_rate)).init, params)
     bytes_of = [sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)) for tree in (state, params)]
-    counts = [sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (params, wide)]
-    own = [update_flops(optimizer, tree) for tree in (params, wide)]
-    growth = math.log(own[1] / own[0]) / math.log(counts[1] / counts[0])
     tokens = workload.batch_size * workload.tokens_per_example
-    return Cost(seconds, own[0], own[0] / (6 * size * tokens), growth, bytes_of[0] / bytes_of[1])
-
-
-def _at(
-    target: Target,
-    method: str,
-    one: Verdict,
-    setting: Setting,
-    costs: Mapping[tuple[str, str], Cost],
-    sizes: Mapping[Any, float],
-) -> AtTarget:
-    cost, size = costs[method, setting.name], sizes[setting.workload]
-    share = cost.flops * (target.params / size) ** cost.growth / (6 * target.params * target.batch)
-    found = (math.nan, (math.nan, math.nan))
-    if one.joint is not None and method in one.joint.methods:
-        found = one.joint.speed_up(method, target.params, target.tokens)
-    return AtTarget(method, one.workload, *found, share)
+    return Cost(seconds, update_flops(optimizer, params) / (6 * size * tokens), bytes_of[0] / bytes_of[1])
 
 
 def _moments(methods: Sequence[str], tuned: Sequence[Tuned], setting: Setting, evaluated: Evaluations) -> np.ndarray:

@@ -155,7 +155,7 @@ def _loss_plot(found: Findings, workload: str, tuned: list) -> Plot:  # type: ig
 def _costs(found: Findings) -> Section:
     base = {setting: cost.seconds for (method, setting), cost in found.costs.items() if method == found.methods[0]}
     rows = tuple(
-        (method, setting, 1e3 * cost.seconds, cost.seconds / base[setting], cost.flops_share, cost.growth, cost.state)
+        (method, setting, 1e3 * cost.seconds, cost.seconds / base[setting], cost.flops_share, cost.state)
         for (method, setting), cost in found.costs.items()
     )
     header = (
@@ -164,13 +164,12 @@ def _costs(found: Findings) -> Section:
         "ms per step",
         f"over {found.methods[0]}",
         "own FLOPs / 6 N B",
-        "own FLOPs ~ N^",
         "state bytes / parameter bytes",
     )
     text = (
-        "Isolated step times of this device, which scores in time use. The optimizer's own FLOPs over those of the model's "
-        "matrix products, 6 N times the batch's tokens B, fall with the batch; with N they grow as here, from this width to "
-        "one eight times as large. Work that is done every k steps counts as if it were done in each."
+        "Isolated step times of this device, which scores in time use; they do not carry over to large models; the "
+        "optimizer's own FLOPs over those of the model's matrix products, 6 N times the batch's tokens B, do: target_params= "
+        "counts them in a large model of the family. Work that is done every k steps counts as if it were done in each."
     )
     return Section("What a step costs", text, (), (Table("Cost of a step", header, rows),))
 
@@ -180,10 +179,11 @@ def _at_target(found: Findings) -> Section:
     target = found.target
     assert target is not None
     rows = tuple(
-        (one.workload, one.method, one.speed_up, one.ci95, one.flops_share, one.speed_up / (1 + one.flops_share))
+        (one.workload, one.method, one.speed_up, one.ci95, one.width, one.depth, one.flops_share, one.in_flops)
         for one in found.at_target
     )
-    header = ("workload", "method", "speed-up in steps", "95% interval", "own FLOPs / 6 N B", "speed-up in FLOPs")
+    counted = ("counted at width", "depth", "own FLOPs / 6 N B")
+    header = ("workload", "method", "speed-up in steps", "95% interval", *counted, "speed-up in FLOPs")
     facts = (
         ("parameters", f"{target.params:.3g}"),
         ("tokens", f"{target.tokens:.3g}"),
