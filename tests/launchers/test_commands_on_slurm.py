@@ -14,7 +14,7 @@ import pytest
 
 from harness import cli, compete, judge, targets
 from harness.engine.signals import StopFlag
-from harness.launchers.slurm import follow
+from harness.launchers.slurm import follow, status
 from harness.launchers.slurm.attempts import Attempts
 from harness.launchers.slurm.manifest import read, submissions
 from harness.launchers.slurm.training import train_task
@@ -120,6 +120,8 @@ def test_what_measures_runs_on_a_node(slurm: FakeSlurm, place: Path, capsys: pyt
     slurm.say("squeue", "101|N/A|PENDING|0|Resources|\n")
     assert compete.main(words) == 0
     assert "already queued: job 101" in capsys.readouterr().out
+    status.show(status.Console(), Store(root))
+    assert "every trial is recorded" in capsys.readouterr().out
     assert carry_out(root) == 1
     times = (root / STEP_SECONDS).read_bytes()
     assert compete.main(words) == 0  # the login node only reads
