@@ -141,11 +141,19 @@ def test_offline_folders_hold_runs_and_results(results: Path, capsys: pytest.Cap
     store = record(results / "made", 3)
     write_json(store.root / "claims.json", [{"verdict": "supported"}])
     write_json(store.root / "fit.json", {"mup": {"law": "power_law", "params": {"alpha": 0.5}}})
+    write_json(store.root / "checks.json", {"sharpness": {"verdicts": {"sp": {"verdict": "independent"}}}})
+    write_json(store.root / "judge.json", {"overall": {"verdict": "faster", "value": 1.3}})
+    write_json(store.root / "scores.json", {"adamw": {"score": 0.7}})
     (store.root / "report.html").write_text("<p>report</p>")
     assert sync(results, "mode=offline", "artifacts=true") == 0
     made = offline_runs(store.root)
     found = made.pop("results-made")
-    assert found.artifacts == {"made": ["claims.json", "fit.json", "report.html"]}
+    names = ["checks.json", "claims.json", "fit.json", "judge.json", "report.html", "scores.json"]
+    assert {name: sorted(files) for name, files in found.artifacts.items()} == {"made": names}
+    assert found.summary["check/sharpness/sp/verdict"] == "independent"
+    assert found.summary["judge/verdict"] == "faster"
+    assert found.summary["judge/value"] == 1.3
+    assert found.summary["score/adamw"] == 0.7
     assert found.summary["claim/0/verdict"] == "supported"
     assert found.summary["law/mup/alpha"] == 0.5
     assert found.job_type == "analysis"

@@ -1,4 +1,4 @@
-"""What a study found, as one more W&B run: verdicts and fitted laws in its summary, files and report as an artifact."""
+"""What a study, judge or compete found, as one more W&B run: verdicts, scores and laws in its summary, files as an artifact."""
 
 from __future__ import annotations
 
@@ -19,6 +19,12 @@ _FILES = (
     "prediction.json",
     "claims.json",
     "stages.json",
+    "checks.json",
+    "judge.json",
+    "scores.json",
+    "submissions.csv",
+    "targets.json",
+    "step_seconds.json",
     "report.html",
     "figures/*.png",
 )
@@ -44,7 +50,9 @@ def digest_of(root: Path) -> str:
 
 
 def summary_of_results(root: Path) -> dict[str, Any]:
-    """Verdicts of claims and transfers, and laws with their parameters: "transfer/mup/verdict" -> "transfers", ..."""
+    """Verdicts of claims, transfers, checks and judge, scores, and laws with their parameters: "transfer/mup/verdict" ->
+    "transfers", ...
+    """
     found: dict[str, Any] = {}
     for index, claim in enumerate(_read(root / "claims.json", [])):
         found[f"claim/{index}/verdict"] = claim.get("verdict")
@@ -54,6 +62,12 @@ def summary_of_results(root: Path) -> dict[str, Any]:
     for series, entry in [("fit", fits)] if "law" in fits else _entries(fits):
         found[f"law/{series}"] = entry.get("law")
         found |= {f"law/{series}/{name}": value for name, value in (entry.get("params") or {}).items()}
+    for check, entry in _entries(_read(root / "checks.json", {})):
+        for series, said in _entries(entry.get("verdicts") or {}):
+            found[f"check/{check}/{series}/verdict"] = said.get("verdict")
+    judged = _read(root / "judge.json", {}).get("overall") or {}
+    found |= {f"judge/{key}": judged.get(key) for key in ("verdict", "value")}
+    found |= {f"score/{name}": entry.get("score") for name, entry in _entries(_read(root / "scores.json", {}))}
     return {name: value for name, value in found.items() if isinstance(value, (str, int, float))}
 
 
