@@ -54,9 +54,7 @@ from harness.trial import Trial
 from harness.workplace import HELP, Workplace, split_words
 from workloads.base import BadInput
 
-_SLACK = (
-    1.5  # of the limit of runs that do not take turns with the reference: seconds of a shared machine differ that much
-)
+_SLACK = 1.5  # in the limit of runs that take no turns with the reference: seconds of a shared machine differ that much
 EVALUATIONS = 50  # at least, in the horizon that targets were set with
 
 

@@ -142,7 +142,9 @@ class Workplace:
         """What this code has measured before."""
         path = self.store.root / STEP_SECONDS
         content = read_json(path) if path.is_file() else {}
-        return dict(content["groups"]) if content.get("code") == code_version() else {}
+        if not isinstance(content, dict) or content.get("code") != code_version():
+            return {}
+        return dict(content["groups"])
 
     def _show(self, trials: Sequence[Trial]) -> None:
         """The first stage that has something to train; what follows depends on it."""

@@ -95,10 +95,8 @@ _MOVES = frozenset(
 
 
 def _programs(parameters: dict[str, Any]) -> Iterator[Jaxpr]:
-    """The programs that an equation runs; of a rule for derivatives only the function itself."""
-    for key, value in parameters.items():
-        if key in ("jvp_jaxpr_fun", "fwd_jaxpr_thunk", "bwd", "jvp_jaxpr_thunk"):
-            continue
+    """The programs that an equation runs."""
+    for value in parameters.values():
         for part in value if isinstance(value, tuple | list) else (value,):
             if isinstance(part, ClosedJaxpr):
                 yield part.jaxpr

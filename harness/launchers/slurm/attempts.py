@@ -45,9 +45,7 @@ class Attempts:
         pass
 
     def chunk(self, chunk: Any) -> None:
-        if (
-            chunk.pack.id not in self._packs
-        ):  # a part of one that ran out of memory, of which this attempt saved nothing yet
+        if chunk.pack.id not in self._packs:  # half of one that ran out of memory; this attempt saved nothing of it yet
             self._packs.add(chunk.pack.id)
             self._seen |= {pack: stamp for pack, stamp in self._stamps().items() if pack == chunk.pack.id}
         stamps = self._stamps()

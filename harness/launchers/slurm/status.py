@@ -103,9 +103,9 @@ def _held(states: Iterable[PackState]) -> list[str]:
 
 
 def summary(states: Sequence[PackState]) -> str:
-    counts = {state: sum(entry.state == state for entry in states) for state in STATES}
     if not states:
         return "every trial is recorded"
+    counts = {state: sum(entry.state == state for entry in states) for state in STATES}
     trials = sum(len(entry.pack.trials) for entry in states)
     packs = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     return f"{sum(entry.recorded for entry in states)}/{trials} trials; packs: {packs}"
