@@ -20,6 +20,7 @@ import numpy as np
 
 from harness.records.files import atomic_write_bytes
 
+SUFFIXES = (".ckpt", ".previous")
 _DIGEST = 64
 
 

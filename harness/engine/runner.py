@@ -107,6 +107,7 @@ class Runner:
         stop: the caller's flag, which catches signals already; it is the caller's to check after the last pack.
         """
         self._store.check_writable()
+        self._forget_recorded()
         missing = self._store.missing(trials)
         memory = self._devices.memory(self._settings.memory_gb)
         packs, notes = make_packs(missing, self._devices, memory, self._settings.pack_size)
@@ -145,6 +146,15 @@ class Runner:
             for observer in self._observers:
                 observer.end()
         return summary
+
+    def _forget_recorded(self) -> None:
+        """Remove checkpoints of packs that are recorded: who trained them was killed before doing so."""
+        folder = own_folder(self._store.root / CHECKPOINTS)
+        left = {path.stem for path in folder.glob("*") if path.suffix in checkpoint.SUFFIXES}
+        if left and self._devices.primary:
+            recorded = set(self._store.trials(("pack",))["pack"].to_pylist())
+            for pack in left & recorded:
+                checkpoint.remove(folder / f"{pack}.ckpt")
 
     def _heed(self, stop: StopFlag) -> None:
         """Raise Interrupted if a signal came, to any of the processes that train together."""

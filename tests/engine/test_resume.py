@@ -159,3 +159,15 @@ def test_finished_trials_are_not_trained_again(tmp_path: Path) -> None:
     again = run(trials, store)
     assert again.trained == 1
     assert store.finished() == {trial.id for trial in trials}
+
+
+def test_checkpoints_of_recorded_packs_are_removed(tmp_path: Path) -> None:
+    """A process killed between recording a pack and removing its checkpoint leaves one; what others train keeps theirs."""
+    store, trial = Store(tmp_path / "s"), small_trial()
+    run([trial], store)
+    (pack,) = store.trials(("pack",))["pack"].to_pylist()
+    left, others = (store.root / "checkpoints" / f"{name}.ckpt" for name in (pack, "0123456789abcdef"))
+    for path in (left, left.with_suffix(".previous"), others):
+        path.write_bytes(b"x")
+    run([trial], store)
+    assert list((store.root / "checkpoints").iterdir()) == [others]
