@@ -7,7 +7,8 @@
 
 optimizer: FILE.py:FUNCTION, a function (learning_rate, b1=0.9, ...) that returns an optax transformation, or a registered name.
 baselines: registered names; the first is what speed-ups are over. space: YAML of the optimizer's search space, such as
-`learning_rate: {log: [1e-4, 1e-1]}` (default: by its family). profile: quick (10 minutes on 2 CPU cores), standard, full, or a
+`learning_rate: {log: [1e-4, 1e-1]}` (default: by its family), or a list of its points: of one, such as
+`[{learning_rate: 1.0}]`, for an optimizer that tunes itself. profile: quick (10 minutes on 2 CPU cores), standard, full, or a
 YAML file like conf/judge/quick.yaml. workloads: which of the profile's. points, seeds: instead of the profile's. relax: the
 target is the loss that every seed of the best baseline reaches, times 1 + relax.
 hyperparameter_free: also train every method with one configuration for all workloads, its default's and one calibrated on the
@@ -219,8 +220,8 @@ def _plan(methods: Sequence[Submission], arena: Arena, store: Store) -> str:
     around = 2 * widths * len(OCTAVES) * arena.seeds
     return (
         f"{', '.join(method.name for method in methods)} at {settings} settings of {', '.join(arena.settings)}: {tuning} "
-        f"trials to tune, {fresh} on fresh seeds, {around} at other learning rates, and a quarter more tuning where an optimum "
-        f"lies at an edge; records in {store.root}"
+        f"trials to tune, {fresh} on fresh seeds, {around} at other learning rates, and a quarter more tuning for each edge "
+        f"of an axis where an optimum lies; records in {store.root}"
     )
 
 

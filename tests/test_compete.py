@@ -163,6 +163,22 @@ def test_scoring_its_folder_again_gives_the_same(held, tmp_path):
     assert json.loads((tmp_path / "scores.json").read_text()) == times
 
 
+def test_a_step_twice_as_slow_takes_twice_the_time(held, workplace, monkeypatch):
+    """With step times that are exactly that: the ratio is 2, and so is the score that a ratio of 2 makes."""
+    seconds = lambda trials, rounds, steps: [1.0] * 3 + [2.0, 1.0]  # noqa: E731 (the reference's, then each submission's)
+    monkeypatch.setattr("harness.workplace.compare_step_seconds", seconds)
+    (workplace / "held" / STEP_SECONDS).unlink()
+    names = ",".join(f"{workplace / 'mine.py'}:{name}" for name in ("same", "other_name", "slow", "lost"))
+    words = [f"submissions={names}", f"targets={workplace / 'targets'}", f"results={workplace}", "relax=0.5"]
+    assert main([*words, "trials=2", "studies=3", "name=held"]) == 0
+    found = json.loads((workplace / "held" / "scores.json").read_text())
+    same, slow = found["mine:same"], found["mine:slow"]
+    assert slow["versus"]["mine:same"]["time_ratio"] == pytest.approx(2.0)
+    assert same["versus"]["mine:other_name"]["time_ratio"] == 1.0
+    assert slow["per_workload"]["image_mlp"]["ratio"] == pytest.approx(2.0)
+    assert (same["score"], slow["score"]) == (1.0, pytest.approx((4 - 2) / (4 - 1)))
+
+
 def test_a_run_too_long_in_time_does_not_count(held, workplace, monkeypatch):
     """The reference's step time times the longest run is the limit, however few steps a slow submission takes."""
     slow = lambda trials, rounds, steps: [1.0, *[10.0] * (len(trials) - 1)]  # noqa: E731

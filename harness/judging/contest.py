@@ -1,24 +1,24 @@
 """The contest: methods, settings, and the equal tuning of every method at every setting.
 
 A *setting* is a workload at one width and one horizon. At each, every method trains the same number of quasi-random points of
-its own search space on one seed; the best is trained again on fresh seeds, which alone report.
+its own search space on one seed; the best is trained again on fresh seeds, which alone report. A method that tunes itself has
+one point; the steps that it spends on its search are steps of its run.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from harness.budget import Budget
 from harness.parametrizations import PARAMETRIZATIONS
 from harness.submissions import Submission
 from harness.trial import Trial
-from harness.tuning import Space
-from workloads.base import BadInput, Workload
+from harness.tuning import Points, Space
+from workloads.base import Workload
 
 TUNING_SEED = 0
 FIRST_FRESH = 100  # seeds from here on report
@@ -103,26 +103,39 @@ class Tuned:
 
 
 def tune(methods: Sequence[Submission], arena: Arena, train: Train) -> list[Tuned]:
-    """Every method at every setting. An edge at which any method's best learning rate lies is extended for all of them.
+    """Every method at every setting. Edges at which any method's best point lies are extended for all that have the axis, and
+    all try as many more points, outside the space that they had; methods without such an axis inside theirs.
 
-    Raises BadInput on a submission that lists points, beyond whose edge nothing can be drawn.
+    A submission that lists its points, such as the one point of an optimizer that tunes itself, has these and no others.
     """
-    drawn = {method.name: _axes(method) for method in methods}
-    spaces = {(m.name, s.name): [drawn[m.name]] for m in methods for s in arena.all}
-    tried: dict[tuple[str, str], list[Mapping[str, float]]] = {}
-    for method in methods:
-        for setting in arena.all:
-            tried[method.name, setting.name] = list(method.space.points(arena.points, TUNING_SEED))
+    tried = {(m.name, s.name): _first_points(m, arena) for m in methods for s in arena.all}
     scores = _scores(methods, arena, tried, train)
+    spaces = {}
     for setting in arena.all:
-        ends = {_edge(method, _best(tried, scores, method, setting)) for method in methods} - {""}
+        found = {edge for m in methods for edge in _edges(m.space, _best(tried, scores, m, setting)).items()}
+        more = len(found) * max(2, arena.points // 4)
         for method in methods:
-            for end in sorted(ends):
-                wider = drawn[method.name].beyond("learning_rate", end)
-                spaces[method.name, setting.name].append(wider)
-                tried[method.name, setting.name] += wider.points(max(2, arena.points // 4), TUNING_SEED + 1)
+            key = (method.name, setting.name)
+            if isinstance(method.space, Space):
+                spaces[key] = method.space.widened(sorted(found))
+                tried[key] += spaces[key].more_points(method.space, arena.points, more, TUNING_SEED)
     scores = _scores(methods, arena, tried, train)
-    return [_tuned(method, setting, arena, spaces, tried, scores) for setting in arena.all for method in methods]
+    return [
+        _tuned(method, setting, arena, spaces.get((method.name, setting.name), method.space), tried, scores)
+        for setting in arena.all
+        for method in methods
+    ]
+
+
+def _first_points(method: Submission, arena: Arena) -> list[Mapping[str, float]]:
+    count = arena.points
+    if isinstance(method.space, Points):
+        count = min(count, len(method.space.listed))
+    return list(method.space.points(count, TUNING_SEED))
+
+
+def _edges(space: Space | Points, point: Mapping[str, float]) -> dict[str, Literal["low", "high"]]:
+    return space.edges(point) if isinstance(space, Space) else {}
 
 
 def _scores(
@@ -160,38 +173,21 @@ def _best(
     return tried[key][min(range(len(scores[key])), key=scores[key].__getitem__)]
 
 
-def _edge(method: Submission, point: Mapping[str, float]) -> str:
-    return _axes(method).axes["learning_rate"].edge(point["learning_rate"])
-
-
-def _axes(method: Submission) -> Space:
-    if not isinstance(method.space, Space):
-        raise BadInput(
-            f"{method.name} lists its points; tuning all methods alike takes axes, e.g. learning_rate: {{log: [1e-4, 1e-1]}}"
-        )
-    return method.space
-
-
 def _tuned(
     method: Submission,
     setting: Setting,
     arena: Arena,
-    spaces: Mapping[tuple[str, str], Sequence[Space]],
+    space: Space | Points,
     tried: Mapping[tuple[str, str], Sequence[Mapping[str, float]]],
     scores: Mapping[tuple[str, str], Sequence[float]],
 ) -> Tuned:
+    """space: with its edges extended."""
     key = (method.name, setting.name)
     order = sorted(range(len(scores[key])), key=scores[key].__getitem__)
     points = tuple((tried[key][i], scores[key][i]) for i in order)
-    edges = {}
-    for name, value in points[0][0].items():
-        axes = [space.axes[name] for space in spaces[key]]
-        low, high = min(axis.low for axis in axes), max(axis.high for axis in axes)
-        end = dataclasses.replace(axes[0], low=low, high=high).edge(value)
-        if end:
-            edges[name] = end
-    seeds = range(FIRST_FRESH, FIRST_FRESH + arena.seeds)
-    return Tuned(method, setting, points, edges, tuple(arena.trial(method, setting, points[0][0], s) for s in seeds))
+    best = points[0][0]
+    trials = tuple(arena.trial(method, setting, best, FIRST_FRESH + k) for k in range(arena.seeds))
+    return Tuned(method, setting, points, _edges(space, best), trials)
 
 
 def best_of(values: Sequence[float], k: int) -> float:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from harness.engine.update_flops import update_flops
+from harness.judging.charged import Charged, charged
 from harness.judging.contest import Rows, Setting, Tuned, best_of
 from harness.judging.fixed import Fixed, Untuned, untuned
 from harness.judging.joint import Joint, Point, fit_joint
@@ -74,6 +75,7 @@ class Findings:
     untuned: Untuned | None
     target: Target | None
     at_target: tuple[AtTarget, ...]
+    charged: tuple[Charged, ...]
 
     @property
     def judged(self) -> str:
@@ -114,6 +116,7 @@ class Findings:
                     }
                     for one in self.tuned
                 ],
+                "tuning_charged": [one.to_json() for one in self.charged],
                 "costs": {f"{method}, {setting}": vars(cost) for (method, setting), cost in self.costs.items()},
                 "target": None if self.target is None else vars(self.target),
                 "at_target": [vars(one) for one in self.at_target],
@@ -178,6 +181,7 @@ def judge(
         untuned=untuned(fixed, rows, _reference(losses, methods[0], scored), methods[-1]) if fixed else None,
         target=target,
         at_target=tuple(asked),
+        charged=tuple(charged(tuned)),
     )
 
 

@@ -77,7 +77,7 @@ def _sweep(one: Tuned, arena: Arena, settings: Sequence[Setting]) -> Sweep:
     trials = {}
     for setting in settings:
         for octave in OCTAVES:
-            values = {**one.best, "learning_rate": one.best["learning_rate"] * 2.0**octave}
+            values = {**one.best, "learning_rate": one.trials[0].optimizer.learning_rate * 2.0**octave}
             for seed in range(FIRST_SEED, FIRST_SEED + arena.seeds):
                 trial = replace(arena.trial(one.method, setting, values, seed), parametrization=parametrization)
                 trials[setting.workload.width, octave, seed] = trial

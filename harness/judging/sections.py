@@ -32,7 +32,7 @@ def sections_of(found: Findings) -> list[Section]:
         parts.append(_rates(found))
     if found.untuned is not None:
         parts.append(_untuned(found, found.untuned))
-    return [*parts, _along_the_way(found), _tuning(found)]
+    return [*parts, _along_the_way(found), _charged(found), _tuning(found)]
 
 
 def _verdict(found: Findings) -> Section:
@@ -50,10 +50,7 @@ def _verdict(found: Findings) -> Section:
     ]  # fmt: skip
     warnings = []
     edges = [one for one in found.tuned if "learning_rate" in one.edges]
-    others = sorted(
-        {f"{name} of {one.method.name}" for one in found.tuned for name in one.edges}
-        - {f"learning_rate of {one.method.name}" for one in found.tuned}
-    )
+    others = sorted({f"{name} of {o.method.name}" for o in found.tuned for name in o.edges if name != "learning_rate"})
     if edges:
         names = ", ".join(f"{one.method.name} at {one.setting.name}" for one in edges[:4])
         warnings.append(
@@ -61,9 +58,7 @@ def _verdict(found: Findings) -> Section:
             "widen it with space=FILE."
         )
     if others:
-        warnings.append(
-            f"Also at the end of an axis, only learning rates' are extended: {', '.join(others)}. Tuning says where."
-        )
+        warnings.append(f"Also at the end of an axis after it was extended: {', '.join(others)}. Tuning says where.")
     return Section(f"{found.judged} against {found.methods[0]}", CONDITIONAL, tuple(facts), warnings=tuple(warnings))
 
 
@@ -279,6 +274,46 @@ def _along_the_way(found: Findings) -> Section:
     )
 
 
+def _charged(found: Findings) -> Section:
+    """What a loss costs with its tuning."""
+    tables, plots = [], []
+    for workload in dict.fromkeys(one.workload for one in found.charged):
+        mine = {one.method: one for one in found.charged if one.workload == workload}
+        ours, baseline = mine[found.judged], mine[found.methods[0]]
+        costs = np.concatenate([one.tokens for one in mine.values()])
+        rows = []
+        for paid in costs.min() * 2.0 ** np.arange(math.floor(math.log2(costs.max() / costs.min())) + 1):
+            losses = [mine[method].loss(paid) for method in found.methods]
+            price, own = baseline.price(ours.loss(paid)), ours.price(ours.loss(paid))
+            shown = "never" if price == math.inf else "" if math.isnan(price) else f"{price / own:.3g}"
+            rows.append((int(paid), *losses, shown))
+        pays = f"{found.methods[0]} pays, for {found.judged}'s loss, times"
+        tables.append(Table(workload, ("tokens, tuning included", *found.methods, pays), tuple(rows)))
+        layers = tuple(
+            Layer(m, mine[m].tokens, mine[m].losses, kind="line") for m in found.methods if mine[m].tokens.size
+        )
+        caption = (
+            f"{workload}: the loss that runs of any number and horizon reach together, by the tokens of all of them."
+        )
+        plots.append(
+            Plot(
+                "charged_" + workload,
+                f"{workload}: loss when tuning is charged",
+                "tokens of all runs",
+                "validation loss",
+                layers,
+                caption=caption,
+                alt=caption,
+            )
+        )
+    text = (
+        "At the largest width, on the tuning seed: k runs of one horizon, their points drawn at random, cost k times its "
+        "tokens, and half the time their best is at least as good as this. The longer run or the next point, whichever helps "
+        "more. A method that tunes itself pays for one run, in which its search steps are counted."
+    )
+    return Section("Tuning charged", text, (), tuple(tables), tuple(plots))
+
+
 def _tuning(found: Findings) -> Section:
     rows = []
     for one in found.tuned:
@@ -288,5 +323,8 @@ def _tuning(found: Findings) -> Section:
         edges = ", ".join(f"{key} ({end})" for key, end in one.edges.items())
         rows.append((one.setting.name, one.method.name, len(best), best[0], few, best[-1], values, edges))
     header = ("setting", "method", "points", "expected best of 1", "of 4", "best", "chosen", "at an edge of")
-    text = "Validation losses on the tuning seed. All methods had as many points; edges were extended for all alike."
+    text = (
+        "Validation losses on the tuning seed. All methods that are tuned had as many points; edges were extended for all "
+        "alike. Those that list their points had these."
+    )
     return Section("Tuning", text, (), (Table("Equal tuning", header, tuple(rows)),))

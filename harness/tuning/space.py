@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from workloads.base import BadInput
 
 EDGE = 0.08  # share of an axis' length from its end that counts as the edge
 WIDEN = 0.25  # share by which an axis is made longer at an edge where an optimum lies
+LEAST = 0.01  # share by which it must become longer to count as longer
 
 Scale = Literal["log", "linear", "one_minus_log"]
 
@@ -61,6 +62,22 @@ class Axis:
         share = self.share(value)
         return "low" if share < EDGE else "high" if share > 1 - EDGE else ""
 
+    def longer(self, edge: Literal["low", "high"], share: bool) -> Axis:
+        """With a quarter of its length more at an edge, but not below 0. share: values below 1 stay there, as betas must.
+
+        An axis that ends (nearly) where it must is returned as it is.
+        """
+        low, high = self.low, self.high
+        if edge == "low":
+            low = float(self.at(-WIDEN))
+            low = max(low, 0.0) if self.low >= 0 else low
+        else:
+            high = float(self.at(1 + WIDEN))
+            high = (1 + self.high) / 2 if share and self.high < 1 <= high else high
+        if self.share(low) > -LEAST and self.share(high) < 1 + LEAST:
+            return self
+        return Axis(low, high, self.scale)
+
 
 @dataclass(frozen=True)
 class Space:
@@ -77,11 +94,33 @@ class Space:
             for row in shares
         ]
 
-    def beyond(self, name: str, edge: str) -> Space:
-        """What lies beyond an edge of one axis: a quarter of its length more. Unbounded axes only (not betas or decay)."""
-        axis = self.axes[name]
-        low, high = (axis.at(-WIDEN), axis.low) if edge == "low" else (axis.high, axis.at(1 + WIDEN))
-        return Space({**self.axes, name: Axis(float(low), float(high), axis.scale)})
+    def widened(self, edges: Collection[tuple[str, Literal["low", "high"]]]) -> Space:
+        """A quarter longer at these edges (name of an axis, which edge); those of axes that it lacks change nothing."""
+        axes = dict(self.axes)
+        for name, edge in edges:
+            if name in axes:
+                axes[name] = axes[name].longer(edge, share=name != "learning_rate")
+        return Space(axes)
+
+    def edges(self, point: Mapping[str, float]) -> dict[str, Literal["low", "high"]]:
+        """Axes at whose edge a point lies, and which one."""
+        found = {name: axis.edge(point[name]) for name, axis in self.axes.items()}
+        return {name: edge for name, edge in found.items() if edge}
+
+    def more_points(self, inner: Space, done: int, count: int, seed: int) -> list[dict[str, float]]:
+        """`count` points that lie outside `inner`; if nothing does, those of inner's sequence that follow its first `done`."""
+        if self == inner:
+            return inner.points(done + count, seed)[done:]
+        found: list[dict[str, float]] = []
+        drawn = count
+        while len(found) < count:
+            drawn *= 2
+            found = [point for point in self.points(drawn, seed + 1) if not inner.holds(point)][:count]
+        return found
+
+    def holds(self, point: Mapping[str, float]) -> bool:
+        """Whether a point lies within every axis."""
+        return all(axis.low <= point[name] <= axis.high for name, axis in self.axes.items())
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -12,7 +12,9 @@ import pytest
 from harness import cli
 from harness.config import WORKLOADS
 from harness.judge import PROFILES, JudgeConfig, _arena, main
+from harness.judging.charged import charged, typical_best
 from harness.judging.contest import Arena, Setting, best_of, tune
+from harness.judging.rates import sweeps
 from harness.optimizers import OPTIMIZERS
 from harness.submissions import load_submission
 from harness.tuning import default_space
@@ -47,11 +49,65 @@ def test_every_method_has_as_many_points_at_every_setting_and_the_best_is_chosen
         assert not {trial.id for trial in one.trials} & {trial.id for trial in trained}
 
 
-def test_an_edge_of_one_method_is_extended_for_all_alike():
-    tuned, _ = contest(0.3)  # beyond Adam's axis, well inside SGD's
-    assert {len(one.points) for one in tuned} == {10}
-    adam = next(one for one in tuned if one.method.name == "adamw")
-    assert adam.best["learning_rate"] > default_space(OPTIMIZERS["adamw"]()).axes["learning_rate"].high
+def test_edges_are_extended_for_all_alike():
+    """Learning rates that lie beyond Adam's axis and well inside SGD's."""
+    tuned, _ = contest(0.3)
+    for setting in {one.setting for one in tuned}:
+        here = {one.method.name: one for one in tuned if one.setting == setting}
+        assert len({len(one.points) for one in here.values()}) == 1
+        assert (len(here["sgd"].points) - 8) % 2 == 0
+        assert len(here["sgd"].points) > 8
+        adam = here["adamw"]
+        assert adam.best["learning_rate"] > default_space(OPTIMIZERS["adamw"]()).axes["learning_rate"].high
+        for one in here.values():
+            assert sum(one.method.space.holds(point) for point, _ in one.points) == 8
+
+
+def test_every_axis_is_extended():
+    def train(trials):
+        def loss(one):
+            return (1 - one.b1) ** -0.5 + math.log(one.learning_rate / 3e-3) ** 2 / 100
+
+        return {trial.id: {"final_loss": loss(trial.optimizer), "status": "ok"} for trial in trials}
+
+    arena = Arena({"image_mlp": [Setting(ImageMLP(width=8), 20)]}, 16, 2)
+    tuned = tune([load_submission("adamw"), load_submission("nadamw")], arena, train)
+    for one in tuned:
+        assert one.best["b1"] < default_space(OPTIMIZERS["adamw"]()).axes["b1"].low
+
+
+def test_a_method_that_lists_its_points_has_these_alone(tmp_path):
+    (tmp_path / "space.yaml").write_text("[{learning_rate: 1.0}]")
+    methods = [load_submission("adamw"), load_submission("prodigy", str(tmp_path / "space.yaml"))]
+    arena = Arena({"image_mlp": [Setting(ImageMLP(width=8), steps) for steps in (40, 20)]}, 8, 2)
+    rows = {1.0: 0.5}
+
+    def train(trials):
+        return {
+            t.id: {"final_loss": rows.get(t.optimizer.learning_rate, 1 + t.optimizer.learning_rate), "status": "ok"}
+            for t in trials
+        }
+
+    tuned = tune(methods, arena, train)
+    assert [len(one.points) for one in tuned if one.method.name == "prodigy"] == [1, 1]
+    assert all(not one.edges for one in tuned if one.method.name == "prodigy")
+    assert tuned[1].best == {"learning_rate": 1.0}
+    assert [sorted(sweep.trials)[0][1] for sweep in sweeps(tuned, arena, ["prodigy"])] == [-3]
+    frontier = {one.method: one for one in charged(tuned)}
+    assert frontier["prodigy"].tokens.tolist() == [20 * methods[0].workload(ImageMLP()).batch_size]
+    assert frontier["adamw"].price(0.5) == math.inf
+    cheapest = frontier["adamw"].tokens[0]
+    assert frontier["prodigy"].loss(cheapest) == 0.5
+    assert math.isnan(frontier["prodigy"].loss(cheapest / 2))
+
+
+def test_what_half_of_the_draws_of_k_points_reach():
+    values = [5.0, math.inf, 1.0, 3.0, 2.0, 4.0, math.inf]
+    for k in range(1, 8):
+        reached = [min(drawn) for drawn in combinations(values, k)]
+        found = typical_best(values, k)
+        assert sum(value <= found for value in reached) * 2 >= len(reached)
+        assert sum(value < found for value in reached) * 2 < len(reached)
 
 
 def test_seeds_pair_methods():

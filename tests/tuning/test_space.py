@@ -34,11 +34,38 @@ def test_points_fill_the_space_evenly_and_longer_sequences_begin_alike():
         assert counts.min() >= 6  # 8 expected; independent draws vary by 2.6
 
 
-def test_beyond_an_edge_lies_a_quarter_of_the_axis():
-    space = Space({"learning_rate": Axis(1e-4, 1e-2), "b1": AXES[2]})
-    high, low = (space.beyond("learning_rate", end).axes["learning_rate"] for end in ("high", "low"))
-    assert (high.low, high.high) == (1e-2, pytest.approx(10**-1.5))
-    assert (low.low, low.high) == (pytest.approx(10**-4.5), 1e-4)
+def test_a_space_widens_by_a_quarter_of_an_axis_at_its_edges():
+    space = Space({"learning_rate": Axis(1e-4, 1e-2), "b2": AXES[2]})
+    wider = space.widened([("learning_rate", "high"), ("b2", "low"), ("momentum", "low")]).axes
+    assert (wider["learning_rate"].low, wider["learning_rate"].high) == (1e-4, pytest.approx(10**-1.5))
+    assert (wider["b2"].low, wider["b2"].high) == (pytest.approx(1 - 10**-0.5), 0.999)
+    assert space.edges({"learning_rate": 9.9e-3, "b2": 0.99}) == {"learning_rate": "high"}
+
+
+@pytest.mark.parametrize(
+    ("name", "axis", "edge", "ends"),
+    [
+        ("momentum", Axis(0.8, 0.99, "linear"), "high", (0.8, 0.995)),
+        ("learning_rate", Axis(0.1, 0.9, "linear"), "high", (0.1, 1.1)),
+        ("learning_rate", Axis(0.0, 1.0, "linear"), "low", (0.0, 1.0)),
+        ("b1", Axis(0.1, 0.99, "one_minus_log"), "low", (0.0, 0.99)),
+        ("momentum", Axis(0.8, 0.9999, "linear"), "high", (0.8, 0.9999)),
+    ],
+)
+def test_no_axis_widens_to_values_that_mean_nothing(name, axis, edge, ends):
+    wider = Space({name: axis}).widened([(name, edge)]).axes[name]
+    assert (wider.low, wider.high) == (pytest.approx(ends[0]), pytest.approx(ends[1]))
+
+
+def test_more_points_lie_outside_of_what_was_tried_or_continue_it():
+    space = Space({"learning_rate": AXES[0], "b2": AXES[2]})
+    wider = space.widened([("learning_rate", "high"), ("b2", "high")])
+    more = wider.more_points(space, done=8, count=16, seed=0)
+    assert len(more) == 16
+    assert all(wider.holds(point) and not space.holds(point) for point in more)
+    past = [sum(point[name] > space.axes[name].high for point in more) for name in space.axes]
+    assert min(past) >= 6  # of 9 expected
+    assert space.more_points(space, done=8, count=3, seed=0) == space.points(11, 0)[8:]
 
 
 @pytest.mark.parametrize("name", ["adamw", "nadamw", "nesterov", "muon", "lion", "schedule_free_adamw"])
