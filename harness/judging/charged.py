@@ -35,16 +35,18 @@ class Charged:
     losses: np.ndarray
 
     def loss(self, tokens: float) -> float:
-        """The least loss that these tokens pay for; NaN if for none."""
-        paid = self.losses[self.tokens <= tokens * (1 + 1e-9)]
-        return float(paid.min()) if paid.size else math.nan
+        """The loss that these tokens pay for, on straight lines over their logarithm; NaN if for none."""
+        if not self.tokens.size or tokens < self.tokens[0] * (1 - 1e-9):
+            return math.nan
+        return float(np.interp(math.log(tokens), np.log(self.tokens), self.losses))
 
     def price(self, loss: float) -> float:
         """The fewest tokens that pay for a loss; infinite if none tried do, NaN of a NaN."""
         if math.isnan(loss):
             return math.nan
-        paid = self.tokens[self.losses <= loss]
-        return float(paid.min()) if paid.size else math.inf
+        if not self.tokens.size or loss < self.losses[-1]:
+            return math.inf
+        return math.exp(float(np.interp(-loss, -self.losses, np.log(self.tokens))))
 
     def to_json(self) -> dict[str, Any]:
         result: dict[str, Any] = plain(vars(self))

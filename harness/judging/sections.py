@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from harness.judging.charged import Charged
 from harness.judging.findings import EXTRAPOLATED, MOMENTS, Findings, Verdict, expected_best
 from harness.judging.fixed import Untuned
 from harness.judging.rates import OCTAVES
@@ -276,19 +277,14 @@ def _along_the_way(found: Findings) -> Section:
 
 def _charged(found: Findings) -> Section:
     """What a loss costs with its tuning."""
-    tables, plots = [], []
+    rows, plots = [], []
     for workload in dict.fromkeys(one.workload for one in found.charged):
         mine = {one.method: one for one in found.charged if one.workload == workload}
         ours, baseline = mine[found.judged], mine[found.methods[0]]
         costs = np.concatenate([one.tokens for one in mine.values()])
-        rows = []
         for paid in costs.min() * 2.0 ** np.arange(math.floor(math.log2(costs.max() / costs.min())) + 1):
             losses = [mine[method].loss(paid) for method in found.methods]
-            price, own = baseline.price(ours.loss(paid)), ours.price(ours.loss(paid))
-            shown = "never" if price == math.inf else "" if math.isnan(price) else f"{price / own:.3g}"
-            rows.append((int(paid), *losses, shown))
-        pays = f"{found.methods[0]} pays, for {found.judged}'s loss, times"
-        tables.append(Table(workload, ("tokens, tuning included", *found.methods, pays), tuple(rows)))
+            rows.append((workload, int(paid), *losses, _price(ours, baseline, paid)))
         layers = tuple(
             Layer(m, mine[m].tokens, mine[m].losses, kind="line") for m in found.methods if mine[m].tokens.size
         )
@@ -311,7 +307,21 @@ def _charged(found: Findings) -> Section:
         "tokens, and half the time their best is at least as good as this. The longer run or the next point, whichever helps "
         "more. A method that tunes itself pays for one run, in which its search steps are counted."
     )
-    return Section("Tuning charged", text, (), tuple(tables), tuple(plots))
+    pays = f"{found.methods[0]} pays, for {found.judged}'s loss, times"
+    header = ("workload", "tokens, tuning included", *found.methods, pays)
+    table = Table("Loss when the tokens of all runs are charged", header, tuple(rows))
+    return Section("Tuning charged", text, (), (table,), tuple(plots))
+
+
+def _price(ours: Charged, baseline: Charged, paid: float) -> str:
+    """How many times as many tokens the baseline pays for the loss that ours has for these."""
+    loss = ours.loss(paid)
+    if math.isnan(loss):
+        return ""
+    own, price = ours.price(loss), baseline.price(loss)
+    if math.isinf(price):
+        return f"above {baseline.tokens[-1] / own:.3g}" if baseline.tokens.size else ""
+    return f"{'below ' if loss > baseline.losses[0] else ''}{price / own:.3g}"
 
 
 def _tuning(found: Findings) -> Section:

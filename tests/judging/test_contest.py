@@ -12,7 +12,7 @@ import pytest
 from harness import cli
 from harness.config import WORKLOADS
 from harness.judge import PROFILES, JudgeConfig, _arena, main
-from harness.judging.charged import charged, typical_best
+from harness.judging.charged import Charged, charged, typical_best
 from harness.judging.contest import Arena, Setting, best_of, tune
 from harness.judging.rates import sweeps
 from harness.optimizers import OPTIMIZERS
@@ -99,6 +99,9 @@ def test_a_method_that_lists_its_points_has_these_alone(tmp_path):
     cheapest = frontier["adamw"].tokens[0]
     assert frontier["prodigy"].loss(cheapest) == 0.5
     assert math.isnan(frontier["prodigy"].loss(cheapest / 2))
+    halfway = Charged("", "", np.array([1e3, 4e3]), np.array([3.0, 1.0]))
+    assert (halfway.loss(2e3), halfway.price(2.0)) == (pytest.approx(2.0), pytest.approx(2e3))
+    assert (halfway.loss(9e3), halfway.price(5.0)) == (pytest.approx(1.0), pytest.approx(1e3))
 
 
 def test_what_half_of_the_draws_of_k_points_reach():
