@@ -111,7 +111,8 @@ def _read(path: Path) -> Goal:
 def drawn(goals: Mapping[str, Goal], bases: Sequence[str], seed: int | None) -> tuple[Workloads, list[Goal]]:
     """The workloads that score: the bases, and of each that has variants with targets one, drawn by seed (None: no variants).
 
-    A base's draw does not depend on which other bases are there. Raises BadInput on a base without targets.
+    A base's draw does not depend on which other bases are there, and another variant changes it only by being drawn. Raises
+    BadInput on a base without targets.
     """
     known = sorted(name for name, goal in goals.items() if not goal.base)
     for name in bases:
@@ -119,9 +120,8 @@ def drawn(goals: Mapping[str, Goal], bases: Sequence[str], seed: int | None) -> 
             raise BadInput(f"no targets for workload '{name}'; there are those of {', '.join(known)}")
     held_out = {}
     for name in bases if seed is not None else ():
-        variants = sorted(goal.name for goal in goals.values() if goal.base == name)
-        if variants:
-            draw = np.random.default_rng([seed or 0, *name.encode()])
-            held_out[variants[int(draw.integers(len(variants)))]] = name
+        lots = {v: np.random.default_rng([seed or 0, *v.encode()]).random() for v in goals if goals[v].base == name}
+        if lots:
+            held_out[min(lots, key=lots.__getitem__)] = name
     workloads = Workloads(tuple(bases), held_out)
     return workloads, [goals[name] for name in workloads.columns]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,15 +18,16 @@ from jax.sharding import NamedSharding, PartitionSpec
 from harness.engine.devices import TRIAL_AXIS, Devices
 from harness.engine.flops import step_flops
 from harness.engine.history import Names
-from harness.engine.pack import Pack
+from harness.engine.pack import Pack, Signature
 from harness.engine.program import make_train
 from harness.engine.side_by_side import side_by_side
-from harness.trial import Static, Trial
+from harness.trial import Trial
 from workloads.base import BadInput
 
 _ALL_TRIALS = PartitionSpec(TRIAL_AXIS)
 _EVERYWHERE = PartitionSpec()
 SIDE_BY_SIDE = "side_by_side"
+PROGRAMS_AHEAD = 8
 _FIRST_OPERAND = re.compile(r" : \(tensor<((?:\d+x)+)")
 
 
@@ -146,23 +148,46 @@ def _shapes(tree: Any, shardings: Any) -> Any:
 
 
 class Compiler:
-    """Compiles programs in background threads, one per signature, while earlier packs train."""
+    """Compiles programs in background threads, one per signature, while earlier packs train.
 
-    def __init__(self, devices: Devices, threads: int = 2) -> None:
+    At most `ahead` programs exist at a time, besides those in use: on CPU each takes hundreds of memory maps, of which a
+    process may have 65,530. load: the data set of a pack, on the devices.
+    """
+
+    def __init__(
+        self, devices: Devices, load: Callable[[Pack], Any], ahead: int = PROGRAMS_AHEAD, threads: int = 2
+    ) -> None:
         self._devices = devices
+        self._load = load
+        self._ahead = ahead
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="compile")
-        self._programs: dict[tuple[Static, int], Future[Program]] = {}
-        self._used: set[tuple[Static, int]] = set()
+        self._waiting: deque[Pack] = deque()
+        self._packs_left: Counter[Signature] = Counter()
+        self._programs: dict[Signature, Future[Program]] = {}
+        self._asked: set[Signature] = set()
+        self._used: set[Signature] = set()
         self._uncounted: Trial | None = None
 
     @property
     def count(self) -> int:
         """Programs compiled, which is the number of distinct signatures asked for."""
-        return len(self._programs)
+        return len(self._asked)
 
-    def submit(self, pack: Pack, data: Any) -> None:
+    def submit(self, packs: Sequence[Pack]) -> None:
+        """Have these packs' programs compiled, in this order, before those that wait."""
+        self._packs_left.update(pack.signature for pack in packs)
+        self._waiting.extendleft(reversed(packs))
+        self._look_ahead()
+
+    def _look_ahead(self) -> None:
+        while self._waiting and len(self._programs) <= self._ahead:
+            self._start(self._waiting.popleft())
+
+    def _start(self, pack: Pack) -> None:
         if pack.signature not in self._programs:
+            data = self._load(pack)
             self._programs[pack.signature] = self._pool.submit(compile_program, pack, data, self._devices)
+            self._asked.add(pack.signature)
             self._count_flops()
             self._uncounted = pack.trials[0]
 
@@ -177,11 +202,19 @@ class Compiler:
 
         Waits for the compilation, and raises what that raised.
         """
+        self._start(pack)
         self._count_flops()
         program = self._programs[pack.signature].result()
         seconds = 0.0 if pack.signature in self._used else program.seconds
         self._used.add(pack.signature)
         return program, seconds
+
+    def done(self, pack: Pack) -> None:
+        """The pack needs its program no longer: forget it after the last of its signature, and compile another."""
+        self._packs_left[pack.signature] -= 1
+        if not self._packs_left[pack.signature]:
+            self._programs.pop(pack.signature, None)
+        self._look_ahead()
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)

@@ -22,6 +22,8 @@ _PACK_WORK = 2e9  # FLOP-equivalents of one step of a full pack, per CPU core
 _FEWEST_SLOTS, _MOST_SLOTS = 8, 64  # per CPU core
 _GROUP = 16
 
+Signature = tuple[Static, int]  # what a program is compiled for: the static part of its trials, and the number of slots
+
 
 @dataclass(frozen=True)
 class Pack:
@@ -66,7 +68,7 @@ class Pack:
         return len(self.trials) * (self.trials[0].matmul_flops + _OTHER_WORK * tokens)
 
     @property
-    def signature(self) -> tuple[Static, int]:
+    def signature(self) -> Signature:
         """Packs with equal signatures share one compiled program."""
         return self.static, self.width
 
@@ -87,13 +89,22 @@ def make_packs(
 ) -> tuple[list[Pack], list[str]]:
     """Group trials into packs that fit `memory` bytes per device, in order of cost; and a line where memory decided.
 
-    Packs of one signature have one number of slots, so that they share one program.
+    Packs of one signature have one number of slots, so that they share one program, and follow each other.
     """
     groups: dict[tuple[Static, int, int], list[Trial]] = {}
     for trial in trials:
         groups.setdefault((trial.static(), trial.horizon, trial.evaluations), []).append(trial)
+    cheapest: dict[Static, float] = {}
+    for (static, *_), members in groups.items():
+        cheapest[static] = min(cheapest.get(static, math.inf), _flops(members[0]))
+    numbers = {static: number for number, static in enumerate(cheapest)}
+
+    def order(item: tuple[tuple[Static, int, int], list[Trial]]) -> tuple[float, int, float]:
+        (static, *_), members = item
+        return cheapest[static], numbers[static], _flops(members[0])
+
     packs, notes = [], []
-    for (static, *_), members in sorted(groups.items(), key=lambda item: _flops(item[1][0])):
+    for (static, *_), members in sorted(groups.items(), key=order):
         wanted = _slots(members, devices)
         fits = fitting(members[0], devices, memory)
         slots = min(wanted, fits)

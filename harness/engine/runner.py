@@ -113,14 +113,14 @@ class Runner:
         packs, notes = make_packs(missing, self._devices, memory, self._settings.pack_size)
         summary = Summary()
         clocks = Clocks()
-        compiler = Compiler(self._devices)
+        compiler = self._compiler()
         jax.monitoring.register_event_listener(summary.cache)
         for observer in self._observers:
             observer.begin(packs, notes)
         try:
             with StopFlag() if stop is None else nullcontext(stop) as flag:
                 with clocks("data"):
-                    self._submit(packs, compiler)
+                    compiler.submit(packs)
                 queue = list(packs)
                 while queue:
                     self._heed(flag)
@@ -129,13 +129,18 @@ class Runner:
                         summary.add(self._train_pack(pack, compiler, clocks, flag))
                     except jax.errors.JaxRuntimeError as error:
                         again = _halves(pack, error, self._devices.count)
-                        if not again:
+                        if again:
+                            compiler.done(pack)
+                        else:
                             again, queue = self._without_lost([pack, *queue], error), []
                             summary.compiled += compiler.count
                             compiler.close()
-                            compiler = Compiler(self._devices)
-                        self._submit(again, compiler)
+                            compiler = self._compiler()
+                        compiler.submit(again)
                         queue[:0] = again
+                    else:
+                        with clocks("data"):
+                            compiler.done(pack)
                 if stop is None:
                     self._heed(flag)  # or what the caller does next would not know of a signal in the last chunk
         finally:
@@ -162,10 +167,8 @@ class Runner:
         if number:
             raise Interrupted(number)
 
-    def _submit(self, packs: Sequence[Pack], compiler: Compiler) -> None:
-        """Have these packs' programs compiled, in this order."""
-        for pack in packs:
-            compiler.submit(pack, self._load(pack)[1])
+    def _compiler(self) -> Compiler:
+        return Compiler(self._devices, lambda pack: self._load(pack)[1])
 
     def _without_lost(self, packs: Sequence[Pack], error: Exception) -> list[Pack]:
         """Leave the devices that no longer compute; the packs for those that do. Re-raises the error if that is not why.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,12 +14,24 @@ from harness.engine.pack import Pack
 from harness.engine.runner import Chunk, Rows
 
 _LINE_SECONDS = 5.0
+_TELLING = 0.01  # share of the work after which its rate tells how long the rest takes
+
+
+class _Spent(defaultdict[str, float]):
+    """Work or seconds by workload."""
+
+    def __init__(self) -> None:
+        super().__init__(float)
+
+    def total(self) -> float:
+        return sum(self.values())
 
 
 class ProgressDisplay:
     """Trials done, loss, steps/s and time left.
 
-    The time left assumes that work (see Pack.step_work) goes on at the rate of the run so far.
+    The time left assumes that every workload's work (see Pack.step_work) goes on at its rate so far, and that of workloads to
+    come at the mean rate. It is shown once a hundredth of the work is done.
     """
 
     def __init__(self, console: Console | None = None) -> None:
@@ -28,8 +41,11 @@ class ProgressDisplay:
     def begin(self, packs: Sequence[Pack], notes: Sequence[str]) -> None:
         self._total = sum(len(pack.trials) for pack in packs)
         self._work = sum(pack.horizon * pack.step_work for pack in packs)
-        self._done = self._work_done = self._steps = 0.0
-        self._train_seconds = 0.0
+        self._left = _Spent()
+        for pack in packs:
+            self._left[pack.static.workload.name] += pack.horizon * pack.step_work
+        self._work_done, self._seconds = _Spent(), _Spent()
+        self._done = self._steps = 0.0
         self._started = self._last_line = time.monotonic()
         self._message = ""
         for note in notes:
@@ -45,9 +61,11 @@ class ProgressDisplay:
 
     def chunk(self, chunk: Chunk) -> None:
         trials, steps = len(chunk.pack.trials), chunk.stop - chunk.start
-        self._work_done += steps * chunk.pack.step_work
+        work, name = steps * chunk.pack.step_work, chunk.pack.static.workload.name
+        self._left[name] -= work
+        self._work_done[name] += work
+        self._seconds[name] += chunk.train_seconds
         self._steps += trials * steps
-        self._train_seconds += chunk.train_seconds
         losses = chunk.evaluation["validation"]["loss"]
         best = f"{np.nanmin(losses):.3f}" if np.isfinite(losses).any() else "all diverged"
         width = chunk.pack.static.workload.width
@@ -64,12 +82,20 @@ class ProgressDisplay:
             self._live = None
 
     def _show(self, force: bool = False) -> None:
-        elapsed = time.monotonic() - self._started
-        left = elapsed * (self._work / max(self._work_done, 1.0) - 1.0)
-        rate = self._steps / max(self._train_seconds, 1e-9)
-        line = f"{self._done:.0f}/{self._total} trials, {self._message}, {rate:.0f} steps/s, {left:.0f} s left"
+        work, seconds = self._work_done.total(), max(self._seconds.total(), 1e-9)
+        line = f"{self._done:.0f}/{self._total} trials, {self._message}, {self._steps / seconds:.0f} steps/s"
+        if work > _TELLING * self._work:
+            line += f", {self._seconds_left():.0f} s left"
         if self._live:
-            self._live.update(self._task, completed=self._work_done, description=line)
+            self._live.update(self._task, completed=work, description=line)
         elif force or time.monotonic() - self._last_line >= _LINE_SECONDS:
             self._last_line = time.monotonic()
             self._console.print(line, highlight=False, soft_wrap=True)
+
+    def _seconds_left(self) -> float:
+        """Of training, by what each workload's work took, stretched by what else there was (compilation, idle devices)."""
+        work, seconds = self._work_done, self._seconds
+        mean = seconds.total() / work.total()
+        rates = {name: seconds[name] / work[name] for name in work}
+        left = sum(amount * rates.get(name, mean) for name, amount in self._left.items())
+        return left * (time.monotonic() - self._started) / max(seconds.total(), 1e-9)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pyarrow as pa
 import pytest
 from jax.sharding import Mesh
 
+from harness.engine import compiler
 from harness.engine.devices import TRIAL_AXIS, Devices, local_devices
 from harness.engine.pack import fitting, make_packs
 from harness.records.store import Store
@@ -159,6 +162,44 @@ def test_compiled_programs_are_the_distinct_signatures(tmp_path: Path) -> None:
     summary = run(trials, Store(tmp_path / "count"))
     assert summary.compiled == 2
     assert summary.trained == 16
+
+
+def test_programs_are_forgotten_after_their_last_pack(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each takes hundreds of memory maps of the process on CPU; a hundred of them would be too many."""
+
+    class Program:
+        seconds = 0.0
+
+    alive: weakref.WeakSet[Program] = weakref.WeakSet()
+    most = compiled = 0
+
+    def compile_program(*_: object) -> Program:
+        nonlocal most, compiled
+        program = Program()
+        alive.add(program)
+        most, compiled = max(most, len(alive)), compiled + 1
+        return program
+
+    monkeypatch.setattr(compiler, "compile_program", compile_program)
+    monkeypatch.setattr(compiler, "step_flops", lambda trial: 0.0)
+    trials = [
+        small_trial(workload__width=8 * width, seed=seed, budget__steps=steps, evaluations=steps // 4)
+        for steps in (12, 24, 120)
+        for width in range(1, 8)
+        for seed in range(3)
+    ]
+    packs, _ = make_packs(trials, local_devices(), 1e9, pack_size=2)
+    signatures = [pack.signature for pack in packs]
+    assert [one for one, _ in itertools.groupby(signatures)] == list(dict.fromkeys(signatures))
+    programs = compiler.Compiler(local_devices(), lambda pack: None, ahead=2, threads=1)
+    programs.submit(packs)
+    for pack in packs:
+        assert isinstance(programs.program(pack)[0], Program)
+        programs.done(pack)
+    programs.close()
+    assert compiled == programs.count == len(set(signatures)) == 7
+    assert most <= 3
+    assert not alive
 
 
 def test_small_packs_have_few_slots_where_idle_ones_cost(monkeypatch: pytest.MonkeyPatch) -> None:
