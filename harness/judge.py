@@ -50,6 +50,7 @@ from harness.registry import nearest
 from harness.report.document import write_document
 from harness.report.terminal import print_section
 from harness.submissions import Submission, load_submission
+from harness.tuning import Points
 from harness.workplace import HELP, Workplace, split_words
 from workloads.base import BadInput
 
@@ -100,8 +101,13 @@ def main(argv: list[str]) -> int:
         print(cli.help_text(__doc__, JudgeConfig, HELP))
         return 0
     config = cli.parse(split_words(argv)[0], JudgeConfig)
+    if not (math.isfinite(config.relax) and config.relax >= 0):
+        raise BadInput(f"relax={config.relax} is how much easier targets are made, as a share of the loss: 0 or more")
     methods = _methods(config)
     arena = _arena(config)
+    arena.validate(methods)
+    if config.hyperparameter_free and len(arena.settings) < 2:
+        raise BadInput("hyperparameter_free=true calibrates on the other workloads, so it takes at least two")
     _target(config)
     name = config.name or "judge_" + "".join(c if c.isalnum() else "_" for c in methods[-1].name)
     place = Workplace.of("judge", argv, name)
@@ -157,6 +163,9 @@ def _methods(config: JudgeConfig) -> list[Submission]:
     if not names:
         raise BadInput("baselines= names none; speed-ups need one, e.g. baselines=adamw")
     found = [load_submission(name) for name in dict.fromkeys(names)]
+    for one in found:
+        if sum(one.name == other.name for other in found) > 1:
+            raise BadInput(f"two baselines are called {one.name}; name each once, or rename one's file or function")
     judged = load_submission(config.optimizer, config.space)
     while judged.name in {method.name for method in found}:
         judged = replace(judged, name=f"{judged.name} (judged)")
@@ -165,13 +174,21 @@ def _methods(config: JudgeConfig) -> list[Submission]:
 
 def _arena(config: JudgeConfig) -> Arena:
     profile = _profile(config.profile)
+    if not profile.workloads:
+        raise BadInput(f"profile '{config.profile}' has no workloads; write it like conf/judge/quick.yaml")
     chosen = [word.strip() for word in config.workloads.split(",") if word.strip()]
     known = [entrant.workload for entrant in profile.workloads]
+    for name in known:
+        if known.count(name) > 1:
+            raise BadInput(
+                f"profile '{config.profile}' has workload {name} twice; give its widths and steps in one entry"
+            )
     for name in chosen:
         if name not in known:
             raise BadInput(f"workload '{name}' is not in profile '{config.profile}'. {nearest(name, known)}")
     settings = {e.workload: _settings(e) for e in profile.workloads if not chosen or e.workload in chosen}
-    points, seeds = config.points or profile.points, config.seeds or profile.seeds
+    points = profile.points if config.points is None else config.points
+    seeds = profile.seeds if config.seeds is None else config.seeds
     if points < 2 or seeds < 2:
         raise BadInput(f"points={points} and seeds={seeds} must be at least 2")
     widths = {entrant.workload: entrant.rate_widths or entrant.widths for entrant in profile.workloads}
@@ -195,9 +212,9 @@ def _profile(name: str) -> Profile:
 def _settings(entrant: Entrant) -> list[Setting]:
     """Every width at every horizon; the largest width at the longest horizon comes first, where it is scored."""
     cls = WORKLOADS[entrant.workload]
-    if not entrant.widths or len(set(entrant.steps)) < 3:
+    if not entrant.widths or len(set(entrant.steps)) < 3 or min(entrant.steps) < 1:
         raise BadInput(
-            f"workload {entrant.workload}: give widths and at least three horizons (steps), for the baseline's law"
+            f"workload {entrant.workload}: give widths and at least three horizons (steps, 1 or more), for the baseline's law"
         )
     node = OmegaConf.structured(schema(cls, named=False))  # type: ignore[arg-type]
     try:
@@ -215,13 +232,16 @@ def _settings(entrant: Entrant) -> list[Setting]:
 
 def _plan(methods: Sequence[Submission], arena: Arena, store: Store) -> str:
     settings = len(arena.all)
-    tuning, fresh = len(methods) * settings * arena.points, len(methods) * settings * arena.seeds
+    tuned = [len(m.space.listed) if isinstance(m.space, Points) else arena.points for m in methods]
+    tuning, fresh = sum(tuned) * settings, len(methods) * settings * arena.seeds
     widths = sum(len(arena.rate_widths[name]) for name in arena.settings)
     around = 2 * widths * len(OCTAVES) * arena.seeds
+    lists = {method.name: len(method.space.listed) for method in methods if isinstance(method.space, Points)}
+    free = "".join(f"; {name} lists {count} of its own" for name, count in lists.items())
     return (
         f"{', '.join(method.name for method in methods)} at {settings} settings of {', '.join(arena.settings)}: {tuning} "
-        f"trials to tune, {fresh} on fresh seeds, {around} at other learning rates, and a quarter more tuning for each edge "
-        f"of an axis where an optimum lies; records in {store.root}"
+        f"trials to tune{free}, {fresh} on fresh seeds, {around} at other learning rates, and a quarter more tuning for each "
+        f"edge of an axis where an optimum lies; records in {store.root}"
     )
 
 

@@ -5,7 +5,7 @@ Registered optimizers are submissions, with defaults for the rest. A user's file
     SCHEDULE = {"name": "wsd", "warmup": "5%"}          # or "linear"; default: cosine after 10% of warmup
     SPACE = {"learning_rate": {"log": [1e-4, 1e-1]}}    # or a list of points; default: by the optimizer's family
     BATCH_SIZE = {"ctr": 512}                           # examples a step; default: the workload's
-    HORIZON = 1.0                                       # share of the longest run that it plans for; default: 3/4
+    HORIZON = 1.0                                       # share of compete's longest run that it plans for; default: 3/4
     CANDIDATES = 4                                      # batches drawn a step, of which its function `select` takes one's worth
 """
 
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness.config import WORKLOADS
 from harness.optimizers.base import Optimizer
 from harness.optimizers.user import declared, load_optimizer
 from harness.registry import nearest
@@ -87,15 +88,19 @@ def _schedule(said: Any, where: str) -> Schedule:
     cls = SCHEDULES[fields["name"]]
     try:
         schedule = cls(**{key: value for key, value in fields.items() if key != "name"})
+        schedule.validate()
     except TypeError as error:
-        raise BadInput(f"{where}: SCHEDULE: {error}") from None
-    schedule.validate()
+        raise BadInput(f"{where}: SCHEDULE = {said!r}: {error}") from None
     return schedule
 
 
 def _batch_sizes(said: Any, where: str) -> Mapping[str, int]:
-    if not (isinstance(said, dict) and all(isinstance(size, int) and size > 0 for size in said.values())):
+    sizes = said.values() if isinstance(said, dict) else [None]
+    if not all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in sizes):
         raise BadInput(f'{where}: BATCH_SIZE = {said!r} must be workload: examples a step, e.g. {{"ctr": 512}}')
+    for name in said:
+        if name not in WORKLOADS:
+            raise BadInput(f"{where}: BATCH_SIZE names '{name}', which is no workload. {nearest(str(name), WORKLOADS)}")
     return {str(key): int(size) for key, size in said.items()}
 
 

@@ -245,7 +245,7 @@ def test_one_variant_of_each_workload_is_drawn_by_the_seed(tmp_path):
     assert {tuple(one.held_out) for one in draws.values()} == {("ctr_layernorm",), ("ctr_resnet",)}
     assert drawn(goals, ["ctr"], 3)[0].held_out == draws[3].held_out
     assert drawn(goals, ["ctr"], None)[0].held_out == {}
-    (tmp_path / "ctr_new.json").write_text(json.dumps(target("ctr", "embed_init", fields, 0.5)))
+    (tmp_path / "ctr_embed_init.json").write_text(json.dumps(target("ctr", "embed_init", fields, 0.5)))
     more = read_goals(tmp_path)
     for seed, before in draws.items():
         assert drawn(more, ["ctr"], seed)[0].held_out.keys() <= {"ctr_embed_init", *before.held_out}

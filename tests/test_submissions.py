@@ -15,8 +15,8 @@ from workloads.image_mlp import ImageMLP
 MAKE = """
 import optax
 
-def make(learning_rate=1e-3, b1=0.9):
-    return optax.adam(learning_rate, b1)
+def make(learning_rate=1e-3, b1=0.9, inner=2, nesterov=False):
+    return optax.adam(learning_rate, b1, nesterov=nesterov)
 """
 
 
@@ -51,6 +51,20 @@ def test_what_a_file_declares(submission):
     assert set(one.space.axes) == {"learning_rate"}
 
 
+def test_listed_whole_numbers_and_switches_stay_such(submission):
+    one = submission('SPACE = [{"learning_rate": 1, "inner": 3, "nesterov": True}]')
+    point = one.space.points(1, 0)[0]
+    assert [(type(value), value) for value in point.values()] == [(float, 1.0), (int, 3), (bool, True)]
+
+
+def test_a_users_weight_decay_is_tuned(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import optax\n\ndef make(learning_rate, weight_decay=0.0, b1=0.9):\n    return None\n"
+    )
+    assert set(load_submission(str(tmp_path / "mine.py")).space.axes) == {"learning_rate", "weight_decay", "b1"}
+    assert set(load_submission("lars").space.axes) == {"learning_rate", "momentum"}
+
+
 def test_a_list_of_points(submission, tmp_path):
     one = submission('SPACE = [{"learning_rate": 1e-3}, {"learning_rate": 3e-3, "b1": 0.8}]')
     assert isinstance(one.space, Points)
@@ -67,6 +81,12 @@ def test_a_list_of_points(submission, tmp_path):
         ('SCHEDULE = "cosin"', "Did you mean 'cosine'"),
         ('SCHEDULE = {"name": "cosine", "warmpu": "5%"}', "warmpu"),
         ('BATCH_SIZE = {"ctr": 0}', "examples a step"),
+        ('BATCH_SIZE = {"ctr": True}', "examples a step"),
+        ('BATCH_SIZE = {"crt": 64}', "Did you mean 'ctr'"),
+        ('SCHEDULE = {"name": "cosine", "final": "0.1"}', "SCHEDULE = .*final"),
+        ('SPACE = [{"learning_rate": 1e-2, "inner": 2.5}]', "no whole number"),
+        ('SPACE = [{"learning_rate": 1e-2, "nesterov": 1}]', "true or false"),
+        ('SPACE = {"learning_rate": {"log": [1e-4, 1]}, "inner": {"linear": [1, 6]}}', "list points in place of axes"),
         ("HORIZON = 1.5", "must lie in"),
         ('SPACE = {"b1": {"linear": [0.8, 0.9]}}', "no axis learning_rate"),
         ('SPACE = {"learning_rate": {"log": ["a", 1]}}', "no finite number"),

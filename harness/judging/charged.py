@@ -61,7 +61,7 @@ def charged(tuned: Sequence[Tuned]) -> list[Charged]:
         largest = max(one.setting.workload.width for one in mine)
         for method in dict.fromkeys(one.method.name for one in mine):
             bought = [
-                (float(k * one.setting.tokens), typical_best([loss for _, loss in one.points], k))
+                (float(k * one.tokens), typical_best([loss for _, loss in one.points], k))
                 for one in mine
                 if one.method.name == method and one.setting.workload.width == largest
                 for k in range(1, len(one.points) + 1)

@@ -18,7 +18,7 @@ from harness.parametrizations import PARAMETRIZATIONS
 from harness.submissions import Submission
 from harness.trial import Trial
 from harness.tuning import Points, Space
-from workloads.base import Workload
+from workloads.base import BadInput, Workload
 
 TUNING_SEED = 0
 FIRST_FRESH = 100  # seeds from here on report
@@ -38,11 +38,6 @@ class Setting:
     @property
     def name(self) -> str:
         return f"{self.workload.name} width {self.workload.width}, {self.steps} steps"
-
-    @property
-    def tokens(self) -> int:
-        """That are seen in all of them (examples, where the workload has no tokens)."""
-        return self.steps * self.workload.batch_size * self.workload.tokens_per_example
 
 
 @dataclass(frozen=True)
@@ -66,6 +61,28 @@ class Arena:
     @functools.cached_property
     def shortest(self) -> Mapping[str, int]:
         return {name: min(setting.steps for setting in settings) for name, settings in self.settings.items()}
+
+    def validate(self, methods: Sequence[Submission]) -> None:
+        """Raise BadInput, before anything is trained, on what cannot be."""
+        for name, settings in self.settings.items():
+            for setting in settings:
+                setting.workload.validate()
+            for width in self.rate_widths.get(name, ()):
+                settings[0].workload.replace(width=width).validate()
+        for method in methods:
+            listed = len(method.space.listed) if isinstance(method.space, Points) else 0
+            if listed > self.points:
+                raise BadInput(
+                    f"{method.name} lists {listed} points where every method tries {self.points}; set points={listed}, or list "
+                    "fewer"
+                )
+            for setting in self.all:
+                self.trial(method, setting, self.first_points(method)[0], TUNING_SEED).validate()
+
+    def first_points(self, method: Submission) -> list[Mapping[str, float]]:
+        """What a method tries at every setting, before edges are extended."""
+        count = len(method.space.listed) if isinstance(method.space, Points) else self.points
+        return list(method.space.points(count, TUNING_SEED))
 
     def trial(self, method: Submission, setting: Setting, values: Mapping[str, float], seed: int) -> Trial:
         """One training run of a method. At a seed all see the same initialisation and, with the same batch size, batches.
@@ -101,6 +118,13 @@ class Tuned:
     def best(self) -> Mapping[str, float]:
         return self.points[0][0]
 
+    @property
+    def tokens(self) -> int:
+        """That a run of the method sees (examples, where the workload has no tokens): the setting's, but for steps rounded to a
+        batch size of its own.
+        """
+        return self.trials[0].tokens
+
 
 def tune(methods: Sequence[Submission], arena: Arena, train: Train) -> list[Tuned]:
     """Every method at every setting. Edges at which any method's best point lies are extended for all that have the axis, and
@@ -108,7 +132,7 @@ def tune(methods: Sequence[Submission], arena: Arena, train: Train) -> list[Tune
 
     A submission that lists its points, such as the one point of an optimizer that tunes itself, has these and no others.
     """
-    tried = {(m.name, s.name): _first_points(m, arena) for m in methods for s in arena.all}
+    tried = {(m.name, s.name): arena.first_points(m) for m in methods for s in arena.all}
     scores = _scores(methods, arena, tried, train)
     spaces = {}
     for setting in arena.all:
@@ -125,13 +149,6 @@ def tune(methods: Sequence[Submission], arena: Arena, train: Train) -> list[Tune
         for setting in arena.all
         for method in methods
     ]
-
-
-def _first_points(method: Submission, arena: Arena) -> list[Mapping[str, float]]:
-    count = arena.points
-    if isinstance(method.space, Points):
-        count = min(count, len(method.space.listed))
-    return list(method.space.points(count, TUNING_SEED))
 
 
 def _edges(space: Space | Points, point: Mapping[str, float]) -> dict[str, Literal["low", "high"]]:

@@ -150,12 +150,12 @@ def judge(
     verdicts = tuple(_verdict(name, methods, tuned, losses, sizes, rng) for name in workloads)
     evaluated = evaluations(curves, "eval_loss")
     scored = _scored(tuned)
-    targets = {name: _target(losses, methods, setting, relax) for name, setting in scored.items()}
     costs = {}
     for name, setting in scored.items():
         here = [one for one in tuned if one.setting == setting]
         for one, step in zip(here, seconds[name], strict=True):
             costs[one.method.name, setting.name] = _cost(one, sizes[setting.workload], step)
+    targets = _targets(losses, methods, scored, relax)
     asked = (
         [
             at_target(target, one.method.name, one.setting.workload, one.trials[0].optimizer, verdict.joint)
@@ -173,12 +173,12 @@ def judge(
         verdicts=verdicts,
         overall=overall([entry for one in verdicts for entry in one.speed_ups]),
         scores=_scores(tuned, scored, targets, evaluated, {key: cost.seconds for key, cost in costs.items()}),
-        step_scores=_scores(tuned, scored, targets, evaluated, dict.fromkeys(costs, 1.0)),
+        step_scores=_scores(tuned, scored, targets, evaluated, _examples(tuned)),
         targets=targets,
         costs=costs,
         moments={s.name: _moments(methods, tuned, s, evaluated) for s in dict.fromkeys(o.setting for o in tuned)},
         rates=tuple(rates_of(sweep, rows) for sweep in sweeps),
-        untuned=untuned(fixed, rows, _reference(losses, methods[0], scored), methods[-1]) if fixed else None,
+        untuned=untuned(fixed, rows, _reference(losses, methods, scored), methods[-1]) if fixed else None,
         target=target,
         at_target=tuple(asked),
         charged=tuple(charged(tuned)),
@@ -201,9 +201,14 @@ def _scored(tuned: Sequence[Tuned]) -> dict[str, Setting]:
 
 
 def _reference(
-    losses: Mapping[tuple[str, str], np.ndarray], baseline: str, scored: Mapping[str, Setting]
+    losses: Mapping[tuple[str, str], np.ndarray], methods: Sequence[str], scored: Mapping[str, Setting]
 ) -> dict[str, float]:
-    return {name: float(np.nanmedian(losses[baseline, setting.name])) for name, setting in scored.items()}
+    """Workload -> the first baseline's median loss, or if it diverged the best baseline's, of those that have one."""
+    found = {}
+    for name, setting in scored.items():
+        first = losses[methods[0], setting.name]
+        found[name] = first if np.isfinite(first).any() else _best_baseline(losses, methods, setting)
+    return {name: float(np.nanmedian(values)) for name, values in found.items() if np.isfinite(values).any()}
 
 
 def expected_best(one: Tuned) -> list[float]:
@@ -231,9 +236,10 @@ def _verdict(
     notes = []
     for workload in dict.fromkeys(setting.workload for setting in settings):
         mine = sorted((s for s in settings if s.workload == workload), key=lambda s: s.steps)
-        horizons = np.array([float(s.tokens) for s in mine])
+        tokens = {(one.method.name, one.setting): float(one.tokens) for one in tuned}
         ours, baseline = (
-            Losses(horizons, np.stack([losses[m, s.name] for s in mine])) for m in (methods[-1], methods[0])
+            Losses(np.array([tokens[m, s] for s in mine]), np.stack([losses[m, s.name] for s in mine]))
+            for m in (methods[-1], methods[0])
         )
         try:
             found += speed_ups(sizes[workload], ours, baseline, rng)
@@ -261,7 +267,7 @@ def _points(
         Point(
             one.method.name,
             sizes[one.setting.workload],
-            float(one.setting.tokens),
+            float(one.tokens),
             float(losses[one.method.name, one.setting.name].mean()),
             noise,
         )
@@ -269,19 +275,38 @@ def _points(
     ]
 
 
-def _target(
-    losses: Mapping[tuple[str, str], np.ndarray], methods: Sequence[str], setting: Setting, relax: float
-) -> tuple[float, float]:
-    """(validation loss to reach, share of the best baseline's own runs that do): what the worst of its seeds reaches, relaxed.
+def _targets(
+    losses: Mapping[tuple[str, str], np.ndarray], methods: Sequence[str], scored: Mapping[str, Setting], relax: float
+) -> dict[str, tuple[float, float]]:
+    """Workload -> (validation loss to reach, share of the best baseline's own runs that do): what the worst of its seeds
+    reaches, relaxed. Without the workloads on which every baseline diverged; raises BadInput if these are all.
 
     At its median half of its own runs, and of an equal's, would miss, and scores of few seeds would be tosses of a coin.
     """
-    baselines = [losses[m, setting.name] for m in methods[:-1]]
-    best = min(baselines, key=lambda values: np.nanmedian(values) if np.isfinite(values).any() else math.inf)
-    if not np.isfinite(best).any():
-        raise BadInput(f"every baseline diverged at {setting.name}; widen their search spaces, or set more points")
-    target = float(np.nanmax(best)) * (1 + relax)
-    return target, float(np.mean(best <= target))
+    found = {}
+    for name, setting in scored.items():
+        best = _best_baseline(losses, methods, setting)
+        if np.isfinite(best).any():
+            target = float(np.nanmax(best)) * (1 + relax)
+            found[name] = target, float(np.mean(best <= target))
+    if not found:
+        raise BadInput(f"every baseline diverged on {', '.join(scored)}; choose other baselines=, or set more points=")
+    return found
+
+
+def _best_baseline(
+    losses: Mapping[tuple[str, str], np.ndarray], methods: Sequence[str], setting: Setting
+) -> np.ndarray:
+    baselines = [losses[method, setting.name] for method in methods[:-1]]
+    return min(baselines, key=lambda values: np.nanmedian(values) if np.isfinite(values).any() else math.inf)
+
+
+def _examples(tuned: Sequence[Tuned]) -> dict[tuple[str, str], float]:
+    """(method, setting name) -> what a step counts as, in steps of the workload's batch size."""
+    return {
+        (one.method.name, one.setting.name): one.trials[0].workload.batch_size / one.setting.workload.batch_size
+        for one in tuned
+    }
 
 
 def _scores(
@@ -291,13 +316,13 @@ def _scores(
     evaluated: Evaluations,
     seconds: Mapping[tuple[str, str], float],
 ) -> Scores:
-    """Time to target of every fresh seed, each a study, scored; seconds: of a step, or 1 for scores in steps."""
+    """Time to target of every fresh seed, each a study, scored; seconds: of a step, or what it counts as."""
     columns: dict[str, list[Any]] = {
         key: [] for key in ("submission", "study", "workload", "trial", "hit_index", "seconds")
     }
     for one in tuned:
         name = one.setting.workload.name
-        if one.setting != scored[name]:
+        if name not in targets or one.setting != scored[name]:
             continue
         for trial in one.trials:
             steps, values = evaluated.get(trial.id, (np.zeros(0), np.zeros(0)))
@@ -308,7 +333,7 @@ def _scores(
     table = Trials(**{key: np.array(values) for key, values in columns.items()})
     rules = RULES["exact"]()
     baseline = tuned[0].method.name
-    return leaderboard(study_times(table, Workloads(tuple(scored)), rules), rules, baseline=baseline)
+    return leaderboard(study_times(table, Workloads(tuple(targets)), rules), rules, baseline=baseline)
 
 
 def _cost(one: Tuned, size: float, seconds: float) -> Cost:
@@ -332,6 +357,7 @@ def _moments(methods: Sequence[str], tuned: Sequence[Tuned], setting: Setting, e
             for trial in one.trials:
                 steps, losses = evaluated.get(trial.id, (np.zeros(0), np.zeros(0)))
                 at = np.flatnonzero(steps <= share * trial.horizon + 0.5)
-                values.append(losses[at[-1]] if at.size else np.nan)
+                ended = steps.size and steps[-1] < trial.horizon and share * trial.horizon > steps[-1]  # it diverged
+                values.append(losses[at[-1]] if at.size and not ended else np.nan)
             found[i, methods.index(one.method.name)] = np.mean(values)
     return found

@@ -19,7 +19,6 @@ from harness.judging.contest import Arena, Rows, Tuned
 from harness.submissions import Submission
 from harness.transfer.plain import plain
 from harness.trial import Trial
-from workloads.base import BadInput
 
 FIRST_SEED = 200
 DIVERGED = 1.0
@@ -63,12 +62,8 @@ class Comparison:
 
 
 def fixed_runs(tuned: Sequence[Tuned], arena: Arena) -> list[Fixed]:
-    """What to train: every method's default and calibrated configuration at the settings that score. Raises BadInput if there
-    is one workload only.
-    """
+    """What to train: every method's default and calibrated configuration at the settings that score; takes two workloads."""
     scored = [settings[0] for settings in arena.settings.values()]
-    if len(scored) < 2:
-        raise BadInput("hyperparameter_free=true calibrates on the other workloads, so it takes at least two")
     found = []
     for method in dict.fromkeys(one.method.name for one in tuned):
         mine = {one.setting: one for one in tuned if one.method.name == method and one.setting in scored}
@@ -86,7 +81,8 @@ def fixed_runs(tuned: Sequence[Tuned], arena: Arena) -> list[Fixed]:
 def _defaults(submission: Submission) -> dict[str, float]:
     optimizer = submission.optimizer()
     axes = getattr(submission.space, "axes", {})
-    return {name: float(getattr(optimizer, name)) for name in axes}
+    values = {name: getattr(optimizer, name) for name in axes}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _calibrated(tried: Sequence[Tuned]) -> Mapping[str, float]:
@@ -106,7 +102,7 @@ def _contestants(runs: Sequence[Fixed], rows: Rows, reference: Mapping[str, floa
     found = []
     for method in dict.fromkeys(run.method for run in runs):
         for kind in KINDS:
-            mine = [run for run in runs if (run.method, run.kind) == (method, kind)]
+            mine = [run for run in runs if (run.method, run.kind) == (method, kind) and run.workload in reference]
             table = [
                 [math.log(_loss(rows[trial.id]) / reference[run.workload]) for trial in run.trials] for run in mine
             ]
@@ -150,7 +146,7 @@ class Untuned:
 
 
 def untuned(runs: Sequence[Fixed], rows: Rows, reference: Mapping[str, float], judged: str) -> Untuned:
-    """reference: workload -> the tuned first baseline's median loss."""
+    """reference: workload -> the tuned first baseline's median loss; the others do not count."""
     found = _contestants(runs, rows, reference)
     ours = next(one for one in found if (one.method, one.kind) == (judged, "calibrated"))
     others = [one for one in found if one is not ours]

@@ -31,19 +31,24 @@ class Point:
 class Joint:
     """L = E + A / (a N)^alpha + B / (b D)^beta, with a = b = 1 for the baseline.  Own, after Hoffmann et al. 2022, eq. 10.
 
-    draws: (m, parameters) refits to redrawn losses, in the order of `names`.
+    draws: (m, parameters) refits to redrawn losses, in the order of `names`. largest: size that it was fitted to.
+    per_parameter: the most tokens per parameter.
     """
 
     methods: tuple[str, ...]
     names: tuple[str, ...]
     values: np.ndarray
     draws: np.ndarray
+    largest: float
+    per_parameter: float
 
     def speed_up(self, method: str, size: float, horizon: float) -> tuple[float, tuple[float, float]]:
-        """Extrapolated speed-up of a method at a size and horizon, with its 95% interval over the redraws."""
+        """Extrapolated speed-up of a method at a size and horizon, with its 95% interval over the redraws; infinite where the
+        baseline never reaches the method's loss at this size.
+        """
         value = _speed_up(self._of(self.values, method), size, horizon)
         drawn = [_speed_up(self._of(row, method), size, horizon) for row in self.draws]
-        low, high = np.quantile([d for d in drawn if not np.isnan(d)] or [np.nan], (0.025, 0.975))
+        low, high = np.quantile(drawn, (0.025, 0.975), method="inverted_cdf") if drawn else (np.nan, np.nan)
         return value, (float(low), float(high))
 
     def _of(self, row: np.ndarray, method: str) -> np.ndarray:
@@ -91,7 +96,8 @@ def fit_joint(points: Sequence[Point], baseline: str, rng: np.random.Generator) 
     for _ in range(_DRAWS):
         y = table["y"] + scatter * table["s"] * rng.standard_normal(len(points))
         draws.append(_least_squares(found.x, table, y).x)
-    return Joint(methods, names, found.x, np.array(draws))
+    per_parameter = max(point.horizon / point.size for point in points)
+    return Joint(methods, names, found.x, np.array(draws), max(sizes), per_parameter)
 
 
 def _least_squares(start: np.ndarray, table: Mapping[str, np.ndarray], y: np.ndarray) -> Any:
@@ -111,10 +117,10 @@ def _least_squares(start: np.ndarray, table: Mapping[str, np.ndarray], y: np.nda
 
 
 def _speed_up(p: np.ndarray, size: float, horizon: float) -> float:
-    """D_A / D at which the baseline reaches the method's loss; NaN where it never does."""
+    """D_A / D at which the baseline reaches the method's loss; infinite where it never does."""
     _, log_a, alpha, log_b, beta, own_a, own_b = p
     n, d = np.log(size), np.log(horizon)
     gained = np.exp(log_a - alpha * (n + own_a)) - np.exp(log_a - alpha * n) + np.exp(log_b - beta * (d + own_b))
     if gained <= 0:
-        return float("nan")
+        return float("inf")
     return float(np.exp((log_b - np.log(gained)) / beta - d))

@@ -93,8 +93,7 @@ def _workload(found: Findings, one: Verdict) -> Section:
 def _joint(found: Findings, one: Verdict) -> Table:
     """What the joint law says beyond the largest size, at its tokens per parameter."""
     assert one.joint is not None
-    largest = max(entry.size for entry in one.speed_ups) if one.speed_ups else 1.0
-    per_parameter = max((entry.horizon / entry.size for entry in one.speed_ups), default=1.0)
+    largest, per_parameter = one.joint.largest, one.joint.per_parameter
     rows = []
     for times in EXTRAPOLATED:
         size = times * largest
@@ -107,8 +106,7 @@ def _joint(found: Findings, one: Verdict) -> Table:
 def _speed_up_plot(one: Verdict) -> Plot:
     layers = []
     for horizon in sorted({entry.horizon for entry in one.speed_ups}):
-        here = [e for e in one.speed_ups if e.horizon == horizon and math.isfinite(e.value)]
-        here = [e for e in here if np.isfinite(e.ci95).all() and e.ci95[0] > 0]
+        here = [e for e in one.speed_ups if e.horizon == horizon and e.inside]
         if here:
             size, value = np.array([e.size for e in here]), np.array([e.value for e in here])
             low, high = (np.array([e.ci95[k] for e in here]) for k in (0, 1))
@@ -259,11 +257,8 @@ def _along_the_way(found: Findings) -> Section:
         for share, values in zip(MOMENTS, losses, strict=True):
             order = np.argsort(values)
             rows.append((setting, f"{100 * share:.0f}%", " < ".join(found.methods[k] for k in order), *values.tolist()))
-    flips = sum(
-        int(np.argmin(losses[i]) != np.argmin(losses[-1]))
-        for losses in found.moments.values()
-        for i in range(len(MOMENTS) - 1)
-    )
+    leaders = [np.argsort(losses, axis=1)[:, 0] for losses in found.moments.values()]  # diverged ones are last
+    flips = sum(int(np.sum(first[:-1] != first[-1])) for first in leaders)
     header = ("setting", "of the horizon", "ranking", *found.methods)
     total = len(found.moments) * (len(MOMENTS) - 1)
     facts = (("intermediate rankings with another winner than the end", f"{flips} of {total}"),)

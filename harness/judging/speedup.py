@@ -47,7 +47,9 @@ def equivalent_horizon(horizons: np.ndarray, mean: np.ndarray, loss: float) -> t
     """
     first, last = horizons[0] / EXTRAPOLATION, horizons[-1] * EXTRAPOLATION
     falling = np.minimum.accumulate(mean)  # noise may lift a longer run above a shorter one
-    if not (np.isfinite(mean).all() and falling[-1] < falling[0]):
+    if not np.isfinite(mean).all():
+        raise BadInput("a fresh run of the baseline diverged; tune with more points, or search smaller learning rates")
+    if not falling[-1] < falling[0]:
         raise BadInput("the baseline's loss does not fall with the horizon; use longer horizons or more seeds")
     if not math.isfinite(loss):
         return math.nan, 0.0, float(first)
@@ -107,7 +109,7 @@ class SpeedUp:
     """At one size and horizon: the factor by which the baseline must train longer for the same loss.
 
     value: NaN where it is only known to lie below or above `low` and `high` (0 and infinity on an open side).
-    ci90, ci95: over seeds.
+    ci90, ci95: over seeds. diverged: a run of the method did, which is as slow as can be.
     """
 
     size: float
@@ -117,6 +119,25 @@ class SpeedUp:
     ci95: tuple[float, float]
     low: float
     high: float
+    diverged: bool = False
+
+    @property
+    def inside(self) -> bool:
+        """Whether value and interval lie within what may be asked of the baseline's runs."""
+        return math.isfinite(self.value) and bool(np.isfinite(self.ci95).all()) and self.ci95[0] > 0
+
+    @property
+    def side(self) -> int:
+        """-1: slower, its 95% interval says, or because it diverged; 1: faster; 0: neither."""
+        if self.diverged or self.ci95[1] < 1:
+            return -1
+        return int(self.ci95[0] > 1)
+
+    @property
+    def leaning(self) -> int:
+        """The side of the estimate alone."""
+        estimate = self.value if math.isfinite(self.value) else self.low
+        return -1 if self.diverged or estimate < 1 else 1
 
     def to_json(self) -> dict[str, Any]:
         result: dict[str, Any] = plain(vars(self))
@@ -141,6 +162,7 @@ def speed_ups(size: float, ours: Losses, baseline: Losses, rng: np.random.Genera
                 ci95=_interval(drawn, 0.95),
                 low=low / horizon,
                 high=high / horizon,
+                diverged=not math.isfinite(ours.mean[h]),
             )
         )
     return found
@@ -210,21 +232,25 @@ class Overall:
 def overall(found: Sequence[SpeedUp]) -> Overall:
     """Over settings with a bracketed speed-up, conditional on these settings; intervals from those of each (independent).
 
-    *equivalent* only if the 90% interval lies inside [.93, 1.07], *faster* or *slower* only if the 95% interval excludes 1;
-    settings beyond the bracket count as evidence of their side only in the reason.
+    *equivalent* only if the 90% interval lies inside [.93, 1.07] and every setting is bracketed; *faster* or *slower* only if
+    the 95% interval excludes 1 and no setting beyond the bracket is, or seems to be, on the other side.
     """
-    inside = [one for one in found if math.isfinite(one.value) and np.isfinite(one.ci95).all() and one.ci95[0] > 0]
-    slower = sum(one.low == 0.0 and math.isnan(one.value) for one in found)
-    faster = sum(one.high == math.inf and math.isnan(one.value) for one in found)
-    outside = f"{faster} settings are faster and {slower} slower than the baseline's runs can say"
+    inside = [one for one in found if one.inside]
+    beyond = [one for one in found if not one.inside]
+    slower, faster = (sum(one.side == side for one in beyond) for side in (-1, 1))
+    unclear = len(beyond) - slower - faster
+    counts = [f"{faster} settings are faster and {slower} slower than the baseline's runs can say"] * bool(
+        slower or faster
+    )
+    counts += [f"{unclear} settings are too uncertain to count"] * bool(unclear)
+    outside = " and ".join(counts)
     nothing = (math.nan, math.nan)
     if not inside:
-        if found and (slower == len(found) or faster == len(found)):
+        if found and len(found) in (slower, faster):
             verdict: Verdict = "slower" if slower else "faster"
             return Overall(math.nan, nothing, nothing, 0, verdict, f"All {outside}.")
-        return Overall(
-            math.nan, nothing, nothing, 0, "undecided", f"No setting has a speed-up with an interval; {outside}."
-        )
+        why = f"; {outside}" if outside else ""
+        return Overall(math.nan, nothing, nothing, 0, "undecided", f"No setting has a speed-up with an interval{why}.")
     logs = np.log([one.value for one in inside])
     ends = {level: np.array([np.log(getattr(one, level)) for one in inside]) for level in ("ci90", "ci95")}
     intervals = {}
@@ -233,21 +259,21 @@ def overall(found: Sequence[SpeedUp]) -> Overall:
         intervals[level] = (float(np.exp(logs.mean() - down)), float(np.exp(logs.mean() + up)))
     value, ci90, ci95 = float(np.exp(logs.mean())), intervals["ci90"], intervals["ci95"]
     shown = f"x{value:.3f}, 90% [{ci90[0]:.3f}, {ci90[1]:.3f}], 95% [{ci95[0]:.3f}, {ci95[1]:.3f}]"
-    beyond = f"; {outside}" if slower or faster else ""
-    if not slower and not faster and ci90[0] >= EQUIVALENT[0] and ci90[1] <= EQUIVALENT[1]:
-        return Overall(
-            value, ci90, ci95, len(inside), "equivalent", f"The 90% interval lies inside [.93, 1.07]: {shown}."
-        )
-    if ci95[0] > 1 and not slower:
-        return Overall(value, ci90, ci95, len(inside), "faster", f"The 95% interval lies above 1: {shown}{beyond}.")
-    if ci95[1] < 1 and not faster:
-        return Overall(value, ci90, ci95, len(inside), "slower", f"The 95% interval lies below 1: {shown}{beyond}.")
-    return Overall(value, ci90, ci95, len(inside), "undecided", f"More seeds or settings decide: {shown}{beyond}.")
+    shown += f"; {outside}" if outside else ""
+    against = {side: any(-side in (one.side, one.leaning) for one in beyond) for side in (-1, 1)}
+    verdict, why = "undecided", "More seeds or settings decide"
+    if not beyond and ci90[0] >= EQUIVALENT[0] and ci90[1] <= EQUIVALENT[1]:
+        verdict, why = "equivalent", "The 90% interval lies inside [.93, 1.07]"
+    elif ci95[0] > 1 and not against[1]:
+        verdict, why = "faster", "The 95% interval lies above 1"
+    elif ci95[1] < 1 and not against[-1]:
+        verdict, why = "slower", "The 95% interval lies below 1"
+    return Overall(value, ci90, ci95, len(inside), verdict, f"{why}: {shown}.")
 
 
 def survives_scale(found: Sequence[SpeedUp]) -> tuple[str, str]:
     """("grows" | "shrinks" | "keeps" | "undecided", why): the slope of log speed-up on log size, at like horizons."""
-    inside = [one for one in found if math.isfinite(one.value) and np.isfinite(one.ci95).all() and one.ci95[0] > 0]
+    inside = [one for one in found if one.inside]
     sizes = np.array([one.size for one in inside])
     if len(set(sizes.tolist())) < 2:
         return "undecided", "Fewer than two sizes have a speed-up."
@@ -263,6 +289,8 @@ def survives_scale(found: Sequence[SpeedUp]) -> tuple[str, str]:
         stderr *= max(1.0, math.sqrt(float(np.sum(weight * rest**2)) / (len(inside) - 2)))
     half = 1.96 * stderr if len(inside) <= 2 else float(stats.t.ppf(0.975, len(inside) - 2)) * stderr
     shown = f"log2 speed-up per doubling of size {slope:+.3f}, 95% [{slope - half:+.3f}, {slope + half:+.3f}]"
+    if len(inside) < len(found):
+        shown += f", from the {len(inside)} of {len(found)} settings that have a speed-up with an interval"
     if slope - half > 0:
         return "grows", shown
     if slope + half < 0:

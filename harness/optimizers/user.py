@@ -25,7 +25,8 @@ import hashlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,8 @@ def _loaded(path: str, attribute: str, sha256: str) -> type[Optimizer]:
     fields = _fields(function, Path(path).name)
 
     def build(self: Optimizer, learning_rate: Array) -> optax.GradientTransformation:
-        made = function(learning_rate, **{field: getattr(self, field) for field, _, _ in fields})
+        with _blamed(f"{attribute}() in {Path(path).name}"):
+            made = function(learning_rate, **{field: getattr(self, field) for field, _, _ in fields})
         if not isinstance(made, optax.GradientTransformation | optax.GradientTransformationExtraArgs):
             raise BadInput(
                 f"{attribute}() in {Path(path).name} returned a {type(made).__name__}, no optax transformation"
@@ -202,8 +204,13 @@ def _keeping_shapes(transform: optax.GradientTransformation, where: str) -> opta
     """The transformation, refused where its updates have other shapes or types than the parameters."""
     inner = optax.with_extra_args_support(transform)
 
+    def init(params: Params) -> Any:
+        with _blamed(f"{where}: init"):
+            return inner.init(params)
+
     def update(grads: Params, state: Any, params: Params | None = None, **extra: Any) -> tuple[Params, Any]:
-        updates, new = inner.update(grads, state, params, **extra)
+        with _blamed(f"{where}: update"):
+            updates, new = inner.update(grads, state, params, **extra)
         if str(jax.tree.structure(updates)) != str(jax.tree.structure(grads)):
             raise BadInput(f"{where}: the updates are a tree of another structure than the gradients")
         for before, after in zip(jax.tree.leaves(grads), jax.tree.leaves(updates), strict=True):
@@ -216,4 +223,16 @@ def _keeping_shapes(transform: optax.GradientTransformation, where: str) -> opta
             raise BadInput(f"{where}: the optimizer's state changes its shape from step to step")
         return jax.tree.map(lambda u, g: u.astype(g.dtype), updates, grads), new
 
-    return optax.GradientTransformationExtraArgs(inner.init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+@contextmanager
+def _blamed(what: str) -> Iterator[None]:
+    """What a user's function raises while it is traced, as BadInput with its words."""
+    try:
+        yield
+    except BadInput:
+        raise
+    except Exception as error:
+        words = str(error).strip().partition("\n")[0]
+        raise BadInput(f"{what} raised {type(error).__name__}: {words}") from error

@@ -140,18 +140,20 @@ _RATES = {"sgd": (1e-3, 10.0), "adam": (1e-4, 1e-1), "matrix": (1e-3, 1.0), "oth
 
 
 def default_space(optimizer: Optimizer) -> Space:
-    """Learning rate, by family; weight decay, momentum and betas where the optimizer has them (AlgoPerf's ranges)."""
-    names = {f.name for f in dataclasses.fields(optimizer)}
-    axes: dict[str, Axis] = {"learning_rate": Axis(*_RATES[optimizer.family])}
-    if optimizer.decoupled_decay:
-        axes["weight_decay"] = Axis(5e-3, 1.0)
-    if "b1" in names:
-        axes["b1"] = Axis(0.8, 0.98, "one_minus_log")
-    if "b2" in names:
-        axes["b2"] = Axis(0.9, 0.999, "one_minus_log")
-    if getattr(optimizer, "momentum", None) is not None:
-        axes["momentum"] = Axis(0.8, 0.98, "one_minus_log")
-    return Space(axes)
+    """Learning rate, by family; momentum, betas and weight decay where the optimizer has them (AlgoPerf's ranges).
+
+    A registered optimizer's weight decay where it is decoupled, a user's own whatever it does with it.
+    """
+    axes = {
+        "learning_rate": Axis(*_RATES[optimizer.family]),
+        "weight_decay": Axis(5e-3, 1.0),
+        "b1": Axis(0.8, 0.98, "one_minus_log"),
+        "b2": Axis(0.9, 0.999, "one_minus_log"),
+        "momentum": Axis(0.8, 0.98, "one_minus_log"),
+    }
+    if not (optimizer.decoupled_decay or optimizer.file):
+        del axes["weight_decay"]
+    return Space({name: axis for name, axis in axes.items() if isinstance(getattr(optimizer, name, None), float)})
 
 
 def read_space(path: Path, optimizer: Optimizer) -> Space | Points:
@@ -167,11 +169,16 @@ def parse_space(content: Any, optimizer: Optimizer, where: str) -> Space | Point
     """The same from plain dicts and lists; where: what errors call their source."""
     known = [f.name for f in dataclasses.fields(optimizer)]
     if isinstance(content, list):
-        return _points(content, known, where)
+        return _points(content, optimizer, where)
     axes = {}
     for name, entry in content.items() if isinstance(content, dict) else ():
         if name not in known:
             raise BadInput(f"{where}: the optimizer has no hyperparameter '{name}'. {nearest(str(name), known)}")
+        if isinstance(getattr(optimizer, name), bool | int | str):
+            raise BadInput(
+                f"{where}: {name}={getattr(optimizer, name)} is no number between two others; list points in place of axes, "
+                f"e.g. - {{learning_rate: 3e-3, {name}: {getattr(optimizer, name)}}}"
+            )
         match entry:
             case {**one} if len(one) == 1 and next(iter(one)) in ("log", "linear", "one_minus_log"):
                 scale, ends = typing.cast("tuple[Scale, Any]", next(iter(one.items())))
@@ -185,7 +192,8 @@ def parse_space(content: Any, optimizer: Optimizer, where: str) -> Space | Point
     return Space(axes)
 
 
-def _points(content: list[Any], known: list[str], where: str) -> Points:
+def _points(content: list[Any], optimizer: Optimizer, where: str) -> Points:
+    known = [f.name for f in dataclasses.fields(optimizer)]
     found = []
     for entry in content:
         if not (isinstance(entry, dict) and entry):
@@ -193,10 +201,24 @@ def _points(content: list[Any], known: list[str], where: str) -> Points:
         for name in entry:
             if name not in known:
                 raise BadInput(f"{where}: the optimizer has no hyperparameter '{name}'. {nearest(str(name), known)}")
-        found.append({name: _number(value, name, where) for name, value in entry.items()})
+        found.append({name: _like(getattr(optimizer, name), value, name, where) for name, value in entry.items()})
     if not found:
         raise BadInput(f"{where} lists no points; write - {{learning_rate: 3e-3}}")
     return Points(tuple(found))
+
+
+def _like(default: Any, value: Any, name: str, where: str) -> Any:
+    """A value of the default's kind: a switch, a whole number, or any number."""
+    if isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise BadInput(f"{where}: {name} holds {value}; it is true or false")
+        return value
+    number = _number(value, name, where)
+    if isinstance(default, int):
+        if number != int(number):
+            raise BadInput(f"{where}: {name} holds {value}, which is no whole number")
+        return int(number)
+    return number
 
 
 def _number(value: Any, name: str, where: str) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from itertools import combinations, pairwise
 
 import numpy as np
@@ -14,6 +15,7 @@ from harness.config import WORKLOADS
 from harness.judge import PROFILES, JudgeConfig, _arena, main
 from harness.judging.charged import Charged, charged, typical_best
 from harness.judging.contest import Arena, Setting, best_of, tune
+from harness.judging.findings import _moments
 from harness.judging.rates import sweeps
 from harness.optimizers import OPTIMIZERS
 from harness.submissions import load_submission
@@ -130,6 +132,28 @@ def test_expected_best_of_k():
     assert all(b <= a for a, b in pairwise(best_of(values, k) for k in range(1, 8)))
 
 
+def test_a_diverged_run_has_no_rank_after_its_end():
+    arena = Arena({"image_mlp": [Setting(ImageMLP(width=8), 40)]}, 2, 2)
+    methods = [load_submission("adamw"), load_submission("lion")]
+    tuned = tune(methods, arena, lambda trials: {t.id: {"final_loss": 1.0, "status": "ok"} for t in trials})
+    ended = {"adamw": 40, "lion": 20}
+    curves = {
+        trial.id: (np.arange(10, ended[one.method.name] + 1, 10), np.full(ended[one.method.name] // 10, 0.5))
+        for one in tuned
+        for trial in one.trials
+    }
+    found = _moments(("adamw", "lion"), tuned, tuned[0].setting, curves)
+    np.testing.assert_array_equal(found, [[0.5, 0.5], [0.5, 0.5], [0.5, np.nan], [0.5, np.nan]])
+
+
+def test_methods_with_batch_sizes_of_their_own_are_charged_for_what_they_see():
+    arena = Arena({"image_mlp": [Setting(ImageMLP(width=8, batch_size=16), 10)]}, 2, 2)
+    method = replace(load_submission("adamw"), batch_sizes={"image_mlp": 100})
+    (one,) = tune([method], arena, lambda trials: {t.id: {"final_loss": 1.0, "status": "ok"} for t in trials})
+    assert (one.trials[0].horizon, one.tokens) == (2, 200)  # of 160
+    assert [step for frontier in charged([one]) for step in frontier.tokens] == [200]
+
+
 PROFILE = """
 points: 3
 seeds: 2
@@ -207,6 +231,31 @@ def test_bad_arguments_name_the_fix(workplace, capsys):
     assert "Did you mean 'adam'" in said("optimizer=adamv")
     assert "not in profile" in said("optimizer=lion", "workloads=vision")
     assert "there is no file" in said("optimizer=nowhere.py:make")
+    assert "takes at least two" in said("optimizer=lion", "hyperparameter_free=true", "workloads=image_mlp")
+    assert "relax=nan" in said("optimizer=lion", "relax=nan")
+    assert "points=0" in said("optimizer=lion", "points=0")
+    for folder in "ab":
+        (workplace / folder).mkdir()
+        (workplace / folder / "opt.py").write_text(f"# {folder}{SUBMISSION}")
+    twice = ",".join(f"{workplace / folder / 'opt.py'}:make" for folder in "ab")
+    assert "two baselines are called opt:make" in said("optimizer=lion", f"baselines={twice}")
+    (workplace / "points.yaml").write_text("[{learning_rate: 0.1}, {learning_rate: 0.2}, {learning_rate: 0.3}]")
+    listed = ("optimizer=lion", f"space={workplace / 'points.yaml'}")
+    assert "set points=3" in said(*listed, "points=2")
+    for words, entry in (
+        ("has no workloads", "points: 2"),
+        (
+            "twice",
+            "workloads: [{workload: ctr, widths: [8], steps: [1, 2, 3]}, {workload: ctr, widths: [4], steps: [1, 2, 3]}]",
+        ),
+        ("1 or more", "workloads: [{workload: ctr, widths: [8], steps: [0, 2, 3]}]"),
+        (
+            "heads",
+            "workloads: [{workload: language_model, widths: [8], rate_widths: [10], steps: [1, 2, 3], fields: {heads: 4}}]",
+        ),
+    ):
+        (workplace / "own.yaml").write_text(entry)
+        assert words in said("optimizer=lion", f"profile={workplace / 'own.yaml'}")
     assert "go together" in said("optimizer=lion", "target_params=7e9")
     assert "go together" in said("optimizer=lion", "target_params=7e9", "target_tokens=-1", "target_batch=1")
 

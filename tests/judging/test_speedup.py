@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
-from harness.judging.joint import Point, fit_joint
+from harness.judging.joint import Joint, Point, fit_joint
 from harness.judging.speedup import Losses, SpeedUp, equivalent_horizon, overall, speed_ups, survives_scale
 from workloads.base import BadInput
 
@@ -89,6 +91,46 @@ def entry(size, value, half=0.02):
     return SpeedUp(size, 1e3, value, ends, ends, value, value)
 
 
+def beyond(value, ci95, low=None, high=None):
+    """A setting whose interval reaches what may be asked of the baseline."""
+    return SpeedUp(1e5, 1e3, value, ci95, ci95, value if low is None else low, value if high is None else high)
+
+
+def test_settings_beyond_the_bracket_are_heard():
+    fast, slow, vague = beyond(1.3, (1.21, np.inf)), beyond(0.7, (0.0, 0.78)), beyond(0.7, (0.0, 1.1))
+    equal, faster = [entry(1e5, 1.0)] * 3, [entry(1e5, 1.2)] * 3
+    assert overall(equal).verdict == "equivalent"
+    assert overall([*equal, fast]).verdict == overall([*equal, slow]).verdict == "undecided"
+    assert overall([*faster, fast]).verdict == "faster"
+    assert overall([*faster, slow]).verdict == overall([*faster, vague]).verdict == "undecided"
+    assert "1 settings are faster and 1 slower" in overall([*equal, fast, slow]).reason
+    assert "1 settings are too uncertain" in overall([*equal, vague]).reason
+    assert overall([slow, slow]).verdict == "slower"
+    assert overall([slow, fast]).verdict == overall([slow, vague]).verdict == "undecided"
+
+
+def test_points_beyond_a_flat_baseline_decide_nothing():
+    """The same method twice, at the end of what it can learn: noise alone puts it beyond the bracket."""
+    rng = np.random.default_rng(3)
+    verdicts = []
+    for _ in range(100):
+        tables = [np.exp(0.01 * rng.standard_normal((3, 2))) for _ in range(2)]
+        try:
+            found = speed_ups(1e5, *(Losses(HORIZONS, one) for one in tables), rng)
+        except BadInput:
+            continue
+        verdicts.append(overall(found).verdict)
+    assert len(verdicts) > 40
+    assert verdicts.count("slower") + verdicts.count("faster") <= 2
+
+
+def test_a_diverged_run_of_the_baseline_is_named():
+    ours, baseline = table(1.0, np.random.default_rng(0))
+    baseline.losses[1, 0] = np.nan
+    with pytest.raises(BadInput, match="diverged"):
+        speed_ups(1e5, ours, baseline, np.random.default_rng(0))
+
+
 def test_what_happens_with_size_is_said_only_where_sizes_tell():
     assert survives_scale([entry(1e5, 1.4), entry(4e5, 1.2), entry(16e5, 1.05)])[0] == "shrinks"
     assert survives_scale([entry(1e5, 1.05), entry(4e5, 1.2), entry(16e5, 1.4)])[0] == "grows"
@@ -118,5 +160,15 @@ def test_the_joint_law_finds_what_a_method_makes_of_parameters_and_data():
     assert value == pytest.approx(truth, rel=0.1)
     assert low < truth < high
     assert joint.speed_up("adamw", 4e6, 4e7)[0] == pytest.approx(1.0)
+    assert (joint.largest, joint.per_parameter) == (1e6, 1e3)
     with pytest.raises(BadInput, match="two sizes"):
         fit_joint(points[:3], "adamw", rng)
+
+
+def test_what_the_baseline_never_reaches_is_infinitely_fast():
+    values = np.array([1.0, 5.0, 0.3, 5.0, 0.3, math.log(50.0), 0.0])
+    names = ("E", "log_A", "alpha", "log_B", "beta", "log_a", "log_b")
+    draws = np.stack([values, values, np.where(np.arange(7) == 5, 0.1, values)])
+    found = Joint(("adamw", "new"), names, values, draws, 1e6, 20.0).speed_up("new", 1e4, 1e9)
+    assert found[0] == found[1][1] == math.inf
+    assert math.isfinite(found[1][0])

@@ -25,6 +25,7 @@ from harness.engine.pack import make_packs
 from harness.engine.signals import StopFlag
 from harness.launchers.slurm import queue, snapshot, status, submit, tasks
 from harness.launchers.slurm.attempts import Attempts, GivenUp
+from harness.launchers.slurm.files import Kept
 from harness.launchers.slurm.manifest import (
     Manifest,
     PlannedPack,
@@ -38,6 +39,7 @@ from harness.launchers.slurm.manifest import (
     trial_of,
 )
 from harness.launchers.slurm.training import train_task
+from harness.optimizers.user import load_optimizer
 from harness.records.files import read_json, write_json
 from harness.records.store import Store
 from harness.trial import Trial
@@ -120,6 +122,29 @@ def test_a_manifest_says_once_what_trials_share(results: Path) -> None:
     assert "name" not in again.shared["parametrization"]
     assert again.points == [{"seed": None}]
     assert factored([]) == ({group: {} for group in (*COMPONENTS, "budget")}, [])
+
+
+def test_two_files_of_one_name_are_not_mixed_up(results: Path, tmp_path: Path) -> None:
+    """Each trial is rebuilt with its own, of copies that stay as they were."""
+    found = []
+    for folder, momentum in (("a", 0.0), ("b", 0.9)):
+        (tmp_path / folder).mkdir()
+        text = f"import optax\n\ndef make(learning_rate):\n    return optax.sgd(learning_rate, {momentum})\n"
+        (tmp_path / folder / "mine.py").write_text(text)
+        own = load_optimizer(f"{tmp_path / folder / 'mine.py'}:make")
+        found.append(replace(small_trial(), optimizer=own(learning_rate=0.1)))
+    kept = Kept(results, write=True).optimizers(found)
+    entries = [planned(trial) for trial in found]
+    tasks_ = [[PlannedPack(entry["id"], 1.0, [entry])] for entry in entries]
+    manifest = Manifest("s", "now", {}, {}, 2, tasks_, optimizers=kept)
+    for _ in range(2):
+        for entry, trial in zip(entries, found, strict=True):
+            again = manifest.trial(entry)
+            assert again.id == trial.id
+            assert Path(again.optimizer.file).read_text() == Path(trial.optimizer.file).read_text()
+    (tmp_path / "a" / "mine.py").write_text("# edited")
+    with pytest.raises(BadInput, match="has changed since this command read it"):
+        Kept(results, write=True).optimizers(found)
 
 
 def test_packs_share_a_task_while_it_is_short(results: Path) -> None:

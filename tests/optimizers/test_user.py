@@ -49,6 +49,14 @@ def grows(learning_rate):
 def nothing(learning_rate):
     return 3
 
+def raises(learning_rate):
+    raise ValueError("no such luck")
+
+def fails(learning_rate):
+    def update(grads, state, params=None):
+        return range(learning_rate), state
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
 def needs(learning_rate, momentum):
     return optax.sgd(learning_rate, momentum)
 
@@ -160,6 +168,8 @@ def test_seeding_global_generators_changes_nothing(file):
         ("renames", "another structure"),
         ("grows", "changes its shape"),
         ("nothing", "no optax transformation"),
+        ("raises", r"raises\(\) in .*py raised ValueError: no such luck"),
+        ("fails", "update raised TypeError"),
     ],
 )
 def test_what_breaks_the_contract_is_caught_before_training(file, function, words):

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import algoperf
+from harness.components import as_config
+from harness.launchers.slurm.manifest import own_key
 from harness.optimizers.user import is_file
 from harness.records.files import atomic_write_bytes
 from harness.trial import Trial
+from workloads.base import BadInput
 
 _KINDS = (".py", ".yaml", ".yml")
 
@@ -54,10 +57,16 @@ class Kept:
         return f"{self.copy(path)}{colon}{function}"
 
     def optimizers(self, trials: Sequence[Trial]) -> dict[str, str]:
-        """Of the users' own optimizers among these trials: name -> copy."""
-        classes = {type(trial.optimizer) for trial in trials}
-        return {
-            cls.name: f"{self.copy(Path(cls.file))}:{cls.name.partition(':')[2]}"
-            for cls in classes
-            if is_file(cls.file)
-        }
+        """Of the users' own optimizers among these trials: SHA-256 of the file and name -> copy.
+
+        Raises BadInput where a file has changed since it was read.
+        """
+        found = {}
+        for own in {
+            type(trial.optimizer): trial.optimizer for trial in trials if is_file(trial.optimizer.file)
+        }.values():
+            path, key = Path(own.file), own_key(as_config(own))
+            if not key.startswith(hashlib.sha256(path.read_bytes()).hexdigest()):
+                raise BadInput(f"{path} has changed since this command read it; start it again")
+            found[key] = f"{self.copy(path)}:{own.name.partition(':')[2]}"
+        return found

@@ -22,7 +22,7 @@ from harness.sweep import Point
 from harness.trial import Trial
 from workloads.base import BadInput
 
-VERSION = 2
+VERSION = 3
 COMMANDS = ("study", "judge", "compete", "targets")  # that go on after their arrays
 NAME = "manifest.json"
 FOLDER = "slurm"  # results/<study>/slurm/<submission>/
@@ -46,7 +46,7 @@ class Manifest:
     """What one submission trains: tasks[i] are the packs of array task i.
 
     engine, tracker: as in the commands' configuration, with all that depends on the machine filled in. command, arguments: what
-    follows the array (arguments None: nothing does). points: the stage's points, in the study's words. optimizers: name ->
+    follows the array (arguments None: nothing does). points: the stage's points, in the study's words. optimizers: own_key ->
     FILE.py:FUNCTION of the users' own among the trials'. files: path -> SHA-256 of the files that trials name besides their
     corpus. shared: what the configurations of all trials
     have in common, and those of `tasks` therefore lack: every task reads the whole manifest.
@@ -85,10 +85,15 @@ class Manifest:
         config = {**self.shared, **entry["config"]}
         for group in (*COMPONENTS, "budget"):
             config[group] = {**self.shared.get(group, {}), **entry["config"].get(group, {})}
-        own = self.optimizers.get(config["optimizer"]["name"])
+        own = self.optimizers.get(own_key(config["optimizer"]))
         if own is not None:
             OPTIMIZERS.admit(load_optimizer(own))
         return trial_of({"id": entry["id"], "config": config})
+
+
+def own_key(optimizer: Mapping[str, Any]) -> str:
+    """What tells a user's optimizer from others, two files of one name included: of its configuration."""
+    return f"{optimizer.get('source_sha256', '')} {optimizer['name']}"
 
 
 def read(path: Path) -> Manifest:
