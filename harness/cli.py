@@ -10,11 +10,12 @@ import signal
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from harness.engine.signals import Interrupted
 from harness.registry import nearest
@@ -53,7 +54,8 @@ def parse(argv: Sequence[str], schema: type[S]) -> S:
     """`key=value` arguments into the dataclass `schema`, values taken as they are (SQL and paths need no quoting).
 
     Used by the commands that read records; the commands that build trials go through Hydra (harness.config).
-    Dotted keys (`columns.N=params`) fill dict fields. Raises BadInput on unknown keys and wrong types.
+    Dotted keys (`columns.N=params`) fill dict fields; null empties what may be empty. Raises BadInput on unknown keys and wrong
+    types.
     """
     config = OmegaConf.structured(schema)
     valid = [f.name for f in fields(schema)]  # type: ignore[arg-type]
@@ -64,6 +66,10 @@ def parse(argv: Sequence[str], schema: type[S]) -> S:
         if key.split(".")[0] not in valid:
             raise BadInput(f"unknown argument '{key}'. {nearest(key, valid)}")
         try:
+            if value == "null":
+                with suppress(ValidationError):
+                    OmegaConf.update(config, key, None)
+                    continue
             OmegaConf.update(config, key, value)
         except OmegaConfBaseException as error:
             raise BadInput(f"{key}={value}: {str(error).splitlines()[0]}") from None

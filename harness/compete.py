@@ -15,12 +15,14 @@ test split at every evaluation, not only after training, so that the time to the
 nothing, and evaluating takes as much longer as the test split is larger.
 
 No run is longer than 4/3 of the one that targets were set with (self_tuning: twice as long). Packed trials are timed by the
-mean time of their first 40 steps alone on this device, compilation excluded; what took longer than the longest run allows of
-the reference's steps does not count. An AlgoPerf submission's own time holds what starting every step costs, and so does its
-limit, 1.5 times the reference's time with steps started one by one; enter its baselines in that form, or compare it in steps.
-Steps are timed once, step_seconds.json keeps their times. Trials are recorded under results/<name>: the same command goes on
-where it stopped. Writes submissions.csv and targets.json, which `python -m harness.score logs=results/<name>` reads, the
-scores, and report.html; steps/ holds the scores in steps.
+mean time of their first 40 steps alone on this device, compilation excluded, those of one program together; what took longer
+than the longest run allows of the reference's steps, and 5% for noise, does not count. An AlgoPerf submission's own time holds
+what starting every step costs, and so does its limit, 1.5 times the reference's time with steps started one by one; enter its
+baselines in that form, or compare it in steps. What it raises in the middle breaks a run off; what that reached before counts.
+Steps are timed once, step_seconds.json keeps their times; a batch size of a submission's own makes other steps, which are
+counted in those of the workload's batch size. Trials are recorded under results/<name>: the same command goes on where it
+stopped. Writes submissions.csv and targets.json, which `python -m harness.score logs=results/<name>` reads, the scores, and
+report.html; steps/ holds the scores in steps.
 """
 
 from __future__ import annotations
@@ -47,6 +49,7 @@ from harness.records.store import Store
 from harness.report.document import Section, Table
 from harness.report.terminal import print_section
 from harness.rulesets import RULESETS, Ruleset
+from harness.scoring import RULES
 from harness.scoring.hits import first_hit
 from harness.scoring.targets import Workloads
 from harness.submissions import Submission, load_submission
@@ -54,6 +57,9 @@ from harness.trial import Trial
 from harness.workplace import HELP, Workplace, split_words
 from workloads.base import BadInput
 
+_NOISE = (
+    1.05  # in the limit of packed trials, of which some plan for all of it: step times measured again differ that much
+)
 _SLACK = 1.5  # in the limit of runs that take no turns with the reference: seconds of a shared machine differ that much
 EVALUATIONS = 50  # at least, in the horizon that targets were set with
 
@@ -80,8 +86,9 @@ Entrant = Submission | algoperf.AlgoPerfSubmission
 class Entry:
     """One trial's row of the table that scores are made from: the evaluation that met the target (negative, infinite: none).
 
-    time_to_target_s is infinite, too, if that was later than the longest run allows. test_target_met: at its end.
-    steps_to_test_target, time_to_test_target_s: None where the test split was looked at after training only.
+    time_to_target_s is infinite, too, if that was later than the longest run allows. Steps are of the workload's batch size.
+    test_target_met: at its end; None where that was not looked at. steps_to_test_target, time_to_test_target_s: None where the
+    test split was looked at after training only. error: what a submission raised in the middle of training.
     """
 
     submission: str
@@ -91,9 +98,10 @@ class Entry:
     hit_eval_index: int
     time_to_target_s: float
     steps_to_target: float
-    test_target_met: bool
+    test_target_met: bool | None
     steps_to_test_target: float | None = None
     time_to_test_target_s: float | None = None
+    error: str = ""
 
 
 def main(argv: list[str]) -> int:
@@ -102,12 +110,11 @@ def main(argv: list[str]) -> int:
         print(cli.help_text(__doc__, CompeteConfig, HELP))
         return 0
     config = cli.parse(split_words(argv)[0], CompeteConfig)
+    _check(config)
     entrants = _entrants(config)
     ruleset = _ruleset(config)
     goals = read_goals(Path(config.targets) if config.targets else CONFIG_DIR / "targets")
     bases = _words(config.workloads) or [name for name, goal in goals.items() if not goal.base]
-    if not 0 <= config.relax < 1:
-        raise BadInput(f"relax={config.relax} is a share of what the targets ask for and must lie in [0, 1)")
     goals = {name: goal.relaxed(config.relax) for name, goal in goals.items()}
     workloads, columns = drawn(goals, bases, config.held_out_seed)
     place = Workplace.of("compete", argv, config.name)
@@ -135,20 +142,22 @@ def _entries(
         for study in range(ruleset.studies)
         for index, values in enumerate(ruleset.points(one, study))
     }
-    rows = place.train(list(trials.values())) if trials else {}
-    references = {
-        goal.name: trial_of(load_submission(goal.algorithm), goal, ruleset, goal.configuration, 0) for goal in columns
-    }
-    timed = {
-        goal.name: [references[goal.name], *(trials[one.name, goal.name, 0, 0] for one in packed)]
-        for goal in (columns if packed else ())
-    }
     runs = [
         run
         for one in entrants
         if isinstance(one, algoperf.AlgoPerfSubmission)
         for run in _runs(one, ruleset, columns, place.store, test_curve)
     ]
+    references = {
+        goal.name: trial_of(load_submission(goal.algorithm), goal, ruleset, goal.configuration, 0) for goal in columns
+    }
+    for reference in references.values():
+        reference.validate()
+    rows = place.train(list(trials.values())) if trials else {}
+    timed = {
+        goal.name: [references[goal.name], *(trials[one.name, goal.name, 0, 0] for one in packed)]
+        for goal in (columns if packed else ())
+    }
     left = [run for run in runs if not algoperf.is_logged(run.task, run.folder)]
     what = f"{len(left)} AlgoPerf-style runs, " if left else ""
     loose = {f"{name}, step by step": [reference] for name, reference in references.items()} if runs else {}
@@ -174,9 +183,20 @@ def _entrants(config: CompeteConfig) -> list[Entrant]:
     for word in words:
         one = algoperf.load(Path(word)) if _is_algoperf(word) else load_submission(word)
         if one.name in {other.name for other in found}:
-            raise BadInput(f"two submissions are called {one.name}; enter each once, or give its function another name")
+            raise BadInput(
+                f"two submissions are called {one.name}; enter each once, or rename one's file (or function)"
+            )
         found.append(one)
     return found
+
+
+def _check(config: CompeteConfig) -> None:
+    """Raise BadInput on words that would be found wrong only after training."""
+    if not 0 <= config.relax < 1:
+        raise BadInput(f"relax={config.relax} is a share of what the targets ask for and must lie in [0, 1)")
+    if config.held_out_seed is not None and config.held_out_seed < 0:
+        raise BadInput(f"held_out_seed={config.held_out_seed} must be 0 or more, or null for no held-out variants")
+    RULES[config.rules]
 
 
 def _is_algoperf(word: str) -> bool:
@@ -247,6 +267,8 @@ def _packed(
     test_curve: bool,
 ) -> list[Entry]:
     """Of recorded trials. seconds: of a step, column -> of the algorithm that set its target, then of each submission."""
+    if not trials:
+        return []
     recorded = place.store.curves(rows)
     looked_at = [("eval", on) for on in ("loss", "metric")] + [
         ("probe.test", on) for on in ("loss", "metric") if test_curve
@@ -258,15 +280,18 @@ def _packed(
     for (name, column, study, index), trial in trials.items():
         goal = goals[column]
         reference, *own = seconds[column]
+        final = rows[trial.id][f"test_{goal.on}"]
         steps, values = curves["eval", goal.on].get(trial.id, (np.zeros(0), np.zeros(0)))
         seen = Seen(
             steps=steps,
             seconds=steps * own[names.index(name)],
             values=values,
             tests=curves["probe.test", goal.on].get(trial.id, (steps, values))[1] if test_curve else None,
-            final_test=rows[trial.id][f"test_{goal.on}"],
+            final_test=math.nan if final is None else final,
+            batch_size=trial.workload.batch_size,
         )
-        entries.append(_entry(name, study, index, goal, seen, ruleset.longest(goal.steps) * reference))
+        longest = _NOISE * ruleset.longest(goal.steps) * reference
+        entries.append(_entry(name, study, index, goal, seen, longest))
     return entries
 
 
@@ -308,7 +333,8 @@ def _unpacked(one: AlgoPerfRun, longest: float, test_curve: bool) -> Entry:
     """Run it, for at most `longest` seconds, unless it is logged."""
     name, goal = one.task.submission.name, one.goal
     run = algoperf.logged(replace(one.task, max_seconds=longest), one.folder, goal.workload.metric.name)
-    print(f"{name} on {goal.name}, study {one.study + 1}, trial {one.index + 1}: {run.steps} steps", flush=True)
+    which = f"{name} on {goal.name}, study {one.study + 1}, trial {one.index + 1}"
+    print(f"{which}: {run.steps} steps{', broken off: ' if run.error else ''}{run.error}", flush=True)
     return _entry(name, one.study, one.index, goal, _seen(run, goal.on, test_curve), longest)
 
 
@@ -327,13 +353,17 @@ def _points(submission: algoperf.AlgoPerfSubmission, ruleset: Ruleset, study: in
 
 @dataclass(frozen=True)
 class Seen:
-    """What a trial's evaluations found, (n,) each. seconds: up to each. tests: None where only final_test was looked at."""
+    """What a trial's evaluations found, (n,) each. seconds: up to each. tests: None where only final_test was looked at.
+    final_test: None where time or an error ended the run.
+    """
 
     steps: np.ndarray
     seconds: np.ndarray
     values: np.ndarray
     tests: np.ndarray | None
     final_test: float | None
+    batch_size: int
+    error: str = ""
 
 
 def _seen(run: algoperf.Run, on: str, test_curve: bool) -> Seen:
@@ -343,23 +373,34 @@ def _seen(run: algoperf.Run, on: str, test_curve: bool) -> Seen:
     }
     tests = columns[f"test_{on}"]
     tested = run.test_loss if on == "loss" else run.test_metric
-    return Seen(columns["step"], columns["seconds"], columns[on], tests if test_curve else None, tested)
+    return Seen(
+        columns["step"],
+        columns["seconds"],
+        columns[on],
+        tests if test_curve else None,
+        tested,
+        run.batch_size,
+        run.error,
+    )
 
 
 def _entry(name: str, study: int, index: int, goal: Goal, seen: Seen, longest: float = math.inf) -> Entry:
     """longest: seconds after which a target is no longer met."""
+    share = seen.batch_size / goal.workload.batch_size
 
     def first(values: np.ndarray, target: float) -> tuple[int, float, float]:
         hit = first_hit(values, seen.seconds, target, goal.direction)
         return (
             hit.index,
-            float(seen.steps[hit.index]) if hit.met else math.inf,
+            share * float(seen.steps[hit.index]) if hit.met else math.inf,
             hit.time if hit.time <= longest else math.inf,
         )
 
     hit, steps, seconds = first(seen.values, goal.validation_target)
     _, test_steps, test_seconds = (None, None, None) if seen.tests is None else first(seen.tests, goal.test_target)
-    final = np.array([math.nan if seen.final_test is None else seen.final_test])
+    met = None
+    if seen.final_test is not None:
+        met = first_hit(np.array([seen.final_test]), np.zeros(1), goal.test_target, goal.direction).met
     return Entry(
         submission=name,
         study=f"study_{study + 1}",
@@ -368,9 +409,10 @@ def _entry(name: str, study: int, index: int, goal: Goal, seen: Seen, longest: f
         hit_eval_index=hit,
         time_to_target_s=seconds,
         steps_to_target=steps,
-        test_target_met=first_hit(final, np.zeros(1), goal.test_target, goal.direction).met,
+        test_target_met=met,
         steps_to_test_target=test_steps,
         time_to_test_target_s=test_seconds,
+        error=seen.error,
     )
 
 
@@ -401,12 +443,12 @@ def _reached(entries: Sequence[Entry], columns: Sequence[Goal]) -> Section:
         for goal in columns:
             mine = [entry for entry in entries if (entry.submission, entry.workload) == (name, goal.name)]
             hits = [entry for entry in mine if entry.hit_eval_index >= 0]
-            tested = sum(entry.test_target_met for entry in hits)
+            looked = [entry.test_target_met for entry in hits if entry.test_target_met is not None]
             fastest = min((entry.steps_to_target for entry in hits), default=math.inf)
             to_test = [entry.steps_to_test_target for entry in mine if entry.steps_to_test_target is not None]
-            cells = (f"{len(hits)} of {len(mine)}", f"{tested} of {len(hits)}", fastest)
+            cells = (f"{len(hits)} of {len(mine)}", f"{sum(looked)} of {len(looked)}", fastest)
             rows.append((name, goal.name, *cells, *([min(to_test, default=math.inf)] if with_curves else [])))
-            if len(hits) >= 3 and not tested:
+            if len(looked) >= 3 and not any(looked):
                 odd.append(f"{name} on {goal.name}")
     header = (
         "submission",
@@ -421,6 +463,12 @@ def _reached(entries: Sequence[Entry], columns: Sequence[Goal]) -> Section:
         text += " The test target is looked at after training; test_curve=true looks at every evaluation."
     if odd:
         text += f" Met in validation and never in test, as if trained on the validation data: {', '.join(odd)}."
+    broken = [entry for entry in entries if entry.error]
+    warnings = (
+        [f"{len(broken)} runs were broken off by what their submission raised, for one: {broken[0].error}"]
+        if broken
+        else []
+    )
     facts = tuple(
         (
             goal.name,
@@ -429,7 +477,8 @@ def _reached(entries: Sequence[Entry], columns: Sequence[Goal]) -> Section:
         )
         for goal in columns
     )
-    return Section("Targets", text, facts, (Table("Targets reached", header, tuple(rows)),))
+    tables = (Table("Targets reached", header, tuple(rows)),)
+    return Section("Targets", text, facts, tables, warnings=tuple(warnings))
 
 
 def _score(root: Path, rules: str) -> None:

@@ -7,11 +7,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from harness.config import WORKLOADS
+from harness.optimizers import OPTIMIZERS
 from harness.records.files import read_json
 from harness.scoring.hits import Direction
 from harness.scoring.targets import Workloads
@@ -85,6 +86,15 @@ def _read(path: Path) -> Goal:
             raise BadInput(f"{path}: {cls.name} has no field '{unknown[0]}'; {again}")
         workload = cls(**fields)
         workload.validate()
+        algorithm = OPTIMIZERS[str(entry["algorithm"])]
+        configuration = dict(entry["algorithms"][entry["algorithm"]]["configuration"])
+        algorithm(**configuration).validate()
+        if int(entry["steps"]) < 1:
+            raise BadInput(f"{path}: steps={entry['steps']} must be at least 1; {again}")
+        if entry["direction"] not in get_args(Direction):
+            raise BadInput(
+                f"{path}: direction={entry['direction']} must be one of {', '.join(get_args(Direction))}; {again}"
+            )
         return Goal(
             name=path.stem,
             base=cls.name if entry["variant"] else "",
@@ -96,7 +106,7 @@ def _read(path: Path) -> Goal:
             validation_target=float(entry["validation_target"]),
             test_target=float(entry["test_target"]),
             algorithm=str(entry["algorithm"]),
-            configuration=dict(entry["algorithms"][entry["algorithm"]]["configuration"]),
+            configuration=configuration,
             hit_probability=float(entry["hit_probability"]),
             finals=tuple(
                 math.nan if final is None else float(final)
@@ -104,7 +114,7 @@ def _read(path: Path) -> Goal:
             ),
             trivial=None if entry["metric"] == "loss" or entry["trivial"] is None else float(entry["trivial"]),
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadInput(f"{path} is no file of targets ({type(error).__name__}: {error}); {again}") from None
 
 

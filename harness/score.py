@@ -83,6 +83,8 @@ def main(argv: list[str]) -> int:
         return 0
     config = parse(argv, ScoreConfig)
     rules = RULES[config.rules]()
+    if config.seed < 0:
+        raise BadInput(f"seed={config.seed} must be 0 or more")
     own = Path(config.logs).expanduser() / OWN_TARGETS
     path = config.targets or (str(own) if config.logs and own.is_file() else "")
     targets = read_targets(path) if path else None
@@ -149,7 +151,7 @@ def _labels(table: Table, name: str) -> np.ndarray:
     if missing.any():
         row = int(missing.argmax()) if table.rows is None else int(table.rows[missing.argmax()])
         raise BadInput(f"{table.source}, {table.place} {row}: {name} is empty; every trial needs one")
-    texts = [value.strip() if isinstance(value, str) else f"{value:.17g}" for value in column.tolist()]
+    texts = [value.strip() if isinstance(value, str) else repr(value).removesuffix(".0") for value in column.tolist()]
     return np.array(texts, object)
 
 

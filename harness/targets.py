@@ -33,6 +33,7 @@ from harness import cli
 from harness.config import CONFIG_DIR, WORKLOADS, schema
 from harness.engine.environment import code_version
 from harness.judging.contest import Arena, Rows, Setting, Tuned, tune
+from harness.optimizers.user import is_file
 from harness.records.files import write_json
 from harness.registry import nearest
 from harness.submissions import Submission, load_submission
@@ -68,8 +69,14 @@ def main(argv: list[str]) -> int:
         raise BadInput(f"on={config.on} must be metric or loss")
     if config.points < 2 or config.seeds < 2:
         raise BadInput(f"points={config.points} and seeds={config.seeds} must be at least 2")
+    if not 0 <= config.relax < 1:
+        raise BadInput(f"relax={config.relax} is a share of what the targets ask for and must lie in [0, 1)")
+    if config.steps is not None and config.steps < 1:
+        raise BadInput(f"steps={config.steps} must be at least 1")
     workload = _workload(config)
-    names = [word.strip() for word in config.algorithms.split(",") if word.strip()]
+    names = list(dict.fromkeys(word.strip() for word in config.algorithms.split(",") if word.strip()))
+    if not names or any(is_file(name) for name in names):
+        raise BadInput(f"algorithms={config.algorithms} must name registered optimizers, e.g. algorithms={ALGORITHMS}")
     methods = [load_submission(name) for name in names]
     setting = Setting(workload, config.steps or workload.default_steps)
     chunks = min(EVALUATIONS, setting.steps)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from harness import cli, score
+from harness.algoperf import load as load_algoperf
 from harness.compete import Entry, _reached, main, trial_of
 from harness.config import CONFIG_DIR
 from harness.goals import drawn, read_goals
@@ -235,6 +236,69 @@ def test_budgets_and_batch_sizes(workplace):
     assert (double.horizon, double.workload.batch_size) == (30, 32)
 
 
+def test_no_held_out_workloads(workplace, capsys):
+    words = ["submissions=adamw", f"targets={CONFIG_DIR / 'targets'}", f"results={workplace}", "dry_run=true"]
+    assert main([*words, "held_out_seed=null", "workloads=ctr"]) == 0
+    assert "no variant held out" in capsys.readouterr().out
+
+
+def test_an_algoperf_submission_alone_with_its_test_curve(workplace):
+    """One of its points breaks off; the others count, and nothing trains twice."""
+    folder = workplace / "alone"
+    folder.mkdir()
+    source = (Path(__file__).parent / "algoperf" / "adamw.py").read_text()
+    (folder / "helper.py").write_text("LAST = 20\n")
+    (folder / "adamw.py").write_text(
+        "import helper\n"
+        + source.replace("def update_params(", "def updated(", 1)
+        + """
+
+def update_params(*args, **kwargs):
+    if kwargs["hyperparameters"].weight_decay > 0.5 and kwargs["global_step"] == helper.LAST:
+        raise RuntimeError("no more")
+    return updated(*args, **kwargs)
+"""
+    )
+    points = [
+        {"learning_rate": 3e-2, "one_minus_beta1": 0.1, "beta2": 0.99, "weight_decay": decay} for decay in (1e-2, 1)
+    ]
+    (folder / "tuning_search_space.json").write_text(json.dumps(points))
+    words = [f"submissions={folder / 'adamw.py'}", f"targets={workplace / 'targets'}", f"results={folder}"]
+    words += ["trials=2", "studies=1", "test_curve=true", "relax=0.2"]
+    assert main(words) == 0
+    with (folder / "competition" / score.OWN_TRIALS).open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["error"].rpartition(": ")[2] for row in rows] == ["", "no more"]
+    assert [row["test_target_met"] for row in rows][1] == ""
+    assert all(row["steps_to_test_target"] for row in rows)
+    before = load_algoperf(folder / "adamw.py").sha256
+    (folder / "helper.py").write_text("LAST = 30\n")
+    assert load_algoperf(folder / "adamw.py").sha256 != before
+
+
+def test_what_is_missing_is_said_before_anything_trains(workplace, monkeypatch):
+    (workplace / "bare.py").write_text((Path(__file__).parent / "algoperf" / "adamw.py").read_text())
+    monkeypatch.setattr("harness.workplace.Workplace.train", None)
+    with pytest.raises(BadInput, match="has no tuning_search_space"):
+        main([f"submissions=adamw,{workplace / 'bare.py'}", f"targets={workplace / 'targets'}", f"results={workplace}"])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("algorithm", "adamv", "Did you mean 'adam'"),
+        ("algorithms", {"adamw": {"configuration": {"zz": 1}}}, "zz"),
+        ("steps", "many", "no file of targets"),
+        ("steps", 0, "at least 1"),
+        ("direction", "min", "minimize, maximize"),
+    ],
+)
+def test_targets_that_are_none_name_the_fix(tmp_path, key, value, words):
+    (tmp_path / "ctr.json").write_text(json.dumps({**target("ctr", None, {"workload.width": 4}, 0.5), key: value}))
+    with pytest.raises(BadInput, match=words):
+        read_goals(tmp_path)
+
+
 def test_one_variant_of_each_workload_is_drawn_by_the_seed(tmp_path):
     fields = {"workload.width": 4}
     for stem, variant in (("ctr", None), ("ctr_layernorm", "layernorm"), ("ctr_resnet", "resnet")):
@@ -267,6 +331,10 @@ def test_met_in_validation_and_never_in_test_is_said():
     goal = read_goals(CONFIG_DIR / "targets")["image_mlp"]
     assert "trained on the validation data: cheat on image_mlp" in _reached(entries, [goal]).text
     assert "cheat" not in _reached([replace(entry, test_target_met=True) for entry in entries], [goal]).text
+    late = [replace(entry, test_target_met=None) for entry in entries]  # time ended it before anybody looked
+    assert "cheat" not in _reached(late, [goal]).text
+    broken = [replace(late[0], error="cheat.py: step 3 raised KeyError: 'x'"), *late[1:]]
+    assert "1 runs were broken off" in _reached(broken, [goal]).warnings[0]
 
 
 def test_committed_targets_can_be_read():
@@ -285,6 +353,8 @@ def test_committed_targets_can_be_read():
         (["submissions=adamw", "ruleset=external"], "Did you mean 'external_tuning'"),
         (["submissions=adamw", "trials=0"], "at least 1"),
         (["submissions=adamw", "relax=2"], "must lie in [0, 1)"),
+        (["submissions=adamw", "rules=exakt"], "Did you mean 'exact'"),
+        (["submissions=adamw", "held_out_seed=-1"], "held_out_seed=-1 must be 0 or more, or null"),
         (["submissions=adamw", "workloads=imagenet"], "no targets for workload 'imagenet'"),
         (["submissions=adamw", "targets=/nowhere"], "holds no targets"),
     ],

@@ -119,6 +119,10 @@ def test_the_command_trains_and_writes_what_it_found(tmp_path):
         (["workload=ctr", "variant=layernrom"], "Did you mean 'layernorm'"),
         (["workload=image_mlp", "on=test"], "must be metric or loss"),
         (["workload=image_mlp", "seeds=1"], "must be at least 2"),
+        (["workload=image_mlp", "relax=nan"], "must lie in [0, 1)"),
+        (["workload=image_mlp", "steps=0"], "must be at least 1"),
+        (["workload=image_mlp", "algorithms="], "must name registered optimizers"),
+        (["workload=image_mlp", "algorithms=mine.py:make"], "must name registered optimizers"),
     ],
 )
 def test_bad_arguments_name_the_fix(words, said, capsys):

@@ -74,6 +74,11 @@ class Apart:
                         self.modules[other] = sys.modules.pop(other)
         return module
 
+    def files(self) -> list[Path]:
+        """Those that its modules were made from: a submission's, and of its folder what it imported."""
+        named = (getattr(module, "__file__", None) for name, module in self.modules.items() if name not in stand_ins())
+        return [Path(name).resolve() for name in named if name]
+
 
 def stand_ins() -> dict[str, ModuleType]:
     """By name: for each of AlgoPerf's packages that is not installed, and chex."""

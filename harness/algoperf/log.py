@@ -9,22 +9,36 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.algoperf.records import Evaluation, Run, Task
+from harness.algoperf.records import BrokenOff, Evaluation, Run, Task
 from harness.algoperf.run import train
 from harness.components import as_config
 from harness.records.files import read_json, write_json
 
 FILE = "eval_measurements.csv"
 _RUN = "run.json"
+_MORE_TIME = 1.05  # times the limit that ended a run
 
 
 def logged(task: Task, folder: Path, metric_name: str) -> Run:
-    """The run that the folder holds, if it is this task's; else train, and write it there beside AlgoPerf's log."""
+    """The run that the folder holds, if it is this task's; else train, and write it there beside AlgoPerf's log.
+
+    A run that the submission broke off by what it raised is one, too. One that ended by a time limit is made again if there is
+    more time now. Raises BadInput where not even the first step could be taken.
+    """
     if is_logged(task, folder):
-        return _run(read_json(folder / _RUN)["run"])
-    run = train(**{field.name: getattr(task, field.name) for field in dataclasses.fields(task)})
+        found = read_json(folder / _RUN)
+        run = _run(found["run"])
+        if run.ended != "time" or task.max_seconds <= _MORE_TIME * (found["max_seconds"] or math.inf):
+            return run
+    try:
+        run = train(**{field.name: getattr(task, field.name) for field in dataclasses.fields(task)})
+    except BrokenOff as failure:
+        if failure.run.steps == 0:
+            raise
+        run = failure.run
     write_log(run, folder, metric_name)
-    write_json(folder / _RUN, {"task": _asked(task), "run": dataclasses.asdict(run)})
+    limit = task.max_seconds if math.isfinite(task.max_seconds) else None
+    write_json(folder / _RUN, {"task": _asked(task), "max_seconds": limit, "run": dataclasses.asdict(run)})
     return run
 
 
@@ -39,6 +53,7 @@ def _asked(task: Task) -> dict[str, Any]:
     return {
         "submission": task.submission.sha256,
         "workload": as_config(task.workload),
+        "data_sha256": str(task.workload.load().info.get("sha256", "")),
         "hyperparameters": dict(task.hyperparameters),
         "steps": task.steps,
         "evaluations": task.evaluations,
@@ -81,8 +96,9 @@ def write_log(run: Run, folder: Path, metric_name: str) -> Path:
     columns = ["global_step", "score", *dict.fromkeys((f"validation/{metric_name}", "validation/loss"))]
     columns.append("accumulated_submission_time")
     if rows and run.test_metric is not None:
-        columns.insert(-1, f"test/{metric_name}")
         rows[-1][f"test/{metric_name}"] = run.test_metric
+    if any(f"test/{metric_name}" in row for row in rows):
+        columns.insert(-1, f"test/{metric_name}")
     with (folder / FILE).open("w", newline="") as file:
         writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
         writer.writeheader()

@@ -10,12 +10,12 @@ from typing import Literal
 from harness.algoperf.submission import AlgoPerfSubmission
 from workloads.base import BadInput, Workload
 
-Ended = Literal["steps", "submission", "time"]
+Ended = Literal["steps", "submission", "time", "error"]
 
 
 @dataclass(frozen=True)
 class Task:
-    """The arguments of `harness.algoperf.train`, which says what they are."""
+    """The arguments of `harness.algoperf.train`, which says what they are. steps: of the workload's own batch size."""
 
     submission: AlgoPerfSubmission
     workload: Workload
@@ -60,10 +60,10 @@ class Evaluation:
 class Run:
     """A training with a submission.
 
-    ended: by "steps" (the horizon), "submission" (it raised TrainingCompleteError, and was evaluated a last time) or "time"
-    (max_seconds; what it reached after that is not evaluated, as in AlgoPerf). steps: calls of update_params, the one that
-    raised included. test_loss, test_metric: of the last evaluation's parameters; None if time ended it. seconds: the
-    submission's time, without compilation.
+    ended: by "steps" (the horizon), "submission" (it raised TrainingCompleteError, and was evaluated a last time), "time"
+    (max_seconds; what it reached after that is not evaluated, as in AlgoPerf) or "error" (it raised something else, `error`).
+    steps: calls of update_params, one that raised TrainingCompleteError included. test_loss, test_metric: of the last
+    evaluation's parameters; None if time or an error ended it. seconds: the submission's time, without compilation.
     """
 
     evaluations: tuple[Evaluation, ...]
@@ -73,3 +73,12 @@ class Run:
     batch_size: int
     test_loss: float | None
     test_metric: float | None
+    error: str = ""
+
+
+class BrokenOff(BadInput):
+    """A submission raised something, or returned what is no state. run: what there was until then."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run.error)
+        self.run = run

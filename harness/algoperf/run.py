@@ -20,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from harness.algoperf.apart import Apart
 from harness.algoperf.facade import BatchForm, Facade, NoSmoothing, refuse_smoothing
-from harness.algoperf.records import Ended, Evaluation, Run, Task
+from harness.algoperf.records import BrokenOff, Ended, Evaluation, Run, Task
 from harness.algoperf.submission import AlgoPerfSubmission, ends_training
 from harness.algoperf.timing import Mark, Stopwatch
 from harness.budget import evaluation_steps
@@ -53,7 +53,9 @@ def train(
     get_batch_size is asked with our workload's name; where the submission does not know it, the workload's batch size stays.
     max_seconds: of the submission's time. data_seed: which batches are seen (None: the seed's). test_curve: evaluate the test
     split, too, whenever the validation split is, and not at the end only.
-    Raises BadInput on a file that does not fit, on whatever the submission raises, and on parameters of other shapes.
+    A batch size of the submission's own sees as many examples in another number of steps.
+    Raises BadInput on a file that does not fit, and BrokenOff, which has the run until then, on whatever the submission raises
+    in training, and on parameters of other shapes.
     """
     task = Task(submission, workload, hyperparameters, steps, evaluations, seed, max_seconds, data_seed, test_curve)
     task.validate()
@@ -80,7 +82,8 @@ class _Training:
         self.workload = self._with_batch_size(task.workload)
         refuse_smoothing(self.workload, task.hyperparameters.get("label_smoothing", 0.0))
         self.devices = _device_count(task.submission, self.workload.batch_size)
-        self.facade = Facade(self.workload, task.steps, task.evaluations, task.max_seconds)
+        self.steps = max(1, round(task.steps * task.workload.batch_size / self.workload.batch_size))
+        self.facade = Facade(self.workload, self.steps, task.evaluations, task.max_seconds)
         self.hyperparameters = _as_attributes(task.hyperparameters)
         self.data = _device_data(self.workload)
         data_seed = task.seed if task.data_seed is None else task.data_seed
@@ -92,21 +95,26 @@ class _Training:
         self.model: tuple[Any, list[tuple[int, ...]]] = structure, [leaf.shape for leaf in leaves]
 
     def run(self) -> Run:
-        task = self.task
-        due = set(evaluation_steps(task.steps, task.evaluations))
+        due = set(evaluation_steps(self.steps, self.task.evaluations))
         ended: Ended | None = None
-        step = 0
-        with self.watch:
-            while ended is None:
-                complete = self.update(step)
-                step += 1
-                ended = "submission" if complete else "steps" if step == task.steps else None
-                evaluated = self.prepare_and_evaluate(step) if complete or step in due else True
-                if not evaluated or (ended is None and self.watch.seconds >= task.max_seconds):
-                    ended = "time"
-        loss, metric = (None, None) if ended == "time" else self._scores("test")
+        taken = 0
+        try:
+            with self.watch:
+                while ended is None:
+                    complete = self.update(taken)
+                    taken += 1
+                    ended = "submission" if complete else "steps" if taken == self.steps else None
+                    evaluated = self.prepare_and_evaluate(taken) if complete or taken in due else True
+                    if not evaluated or (ended is None and self.watch.seconds >= self.task.max_seconds):
+                        ended = "time"
+        except BadInput as error:
+            raise BrokenOff(self._run("error", taken, str(error))) from error
+        return self._run(ended, taken)
+
+    def _run(self, ended: Ended, taken: int, error: str = "") -> Run:
+        loss, metric = (None, None) if ended in ("time", "error") else self._scores("test")
         results = tuple(replace(found, seconds=self.watch.at(mark)) for mark, found in self.results)
-        return Run(results, ended, step, self.watch.seconds, self.workload.batch_size, loss, metric)
+        return Run(results, ended, taken, self.watch.seconds, self.workload.batch_size, loss, metric, error)
 
     def update(self, step: int) -> bool:
         """Take one timed step. True if the submission says that its training is complete."""
@@ -117,7 +125,7 @@ class _Training:
         if self.shows_train_state:
             updating["train_state"] = MappingProxyType({"accumulated_submission_time": self.watch.seconds})
         try:
-            with self.task.submission.blamed(f"step {step}"), self.apart, self.watch.timed("step"):
+            with self.task.submission.blamed(f"step {step}", may_end=True), self.apart, self.watch.timed("step"):
                 batch = self.functions.data_selection(*selecting)
                 new = jax.block_until_ready(self.functions.update_params(batch=batch, **updating))
         except Exception as error:

@@ -50,14 +50,15 @@ def _axis(name: str, entry: Any, path: Path) -> Axis | tuple[float, ...]:
             scaling = rest.get("scaling", "linear")
             if scaling not in ("linear", "log"):
                 raise BadInput(f"{path}: scaling '{scaling}' of {name} must be linear or log")
-            return Axis(_number(name, low, path), _number(name, high, path), scaling)
+            return Axis(float(_number(name, low, path)), float(_number(name, high, path)), scaling)
     raise BadInput(f"{path}: {name} needs min and max, or feasible_points; e.g. {_EXAMPLE}")
 
 
 def _number(name: str, value: Any, path: Path) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    """As it was written: whole numbers and switches stay such, as in AlgoPerf."""
+    if not isinstance(value, bool | int | float) or not math.isfinite(value):
         raise BadInput(f"{path}: {name} holds {json.dumps(value)}, which is no finite number")
-    return float(value)
+    return value
 
 
 def _at(axis: Axis | tuple[float, ...], share: float) -> float:

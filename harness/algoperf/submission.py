@@ -6,7 +6,7 @@ import ast
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,8 @@ class Functions:
 class AlgoPerfSubmission:
     """A file as it was when it was loaded.
 
-    sha256: of the file. replicated: it uses jax.pmap, so its parameters and optimizer state have a leading axis of devices.
+    sha256: of the file, and of those it imports from its folder. replicated: it uses jax.pmap, so its parameters and optimizer
+    state have a leading axis of devices.
     """
 
     path: Path
@@ -59,12 +60,12 @@ class AlgoPerfSubmission:
         return Functions(**found, prepare_for_eval=getattr(module, "prepare_for_eval", None))
 
     @contextmanager
-    def blamed(self, what: str) -> Iterator[None]:
-        """What the submission raises, as BadInput with its words. Early completion passes."""
+    def blamed(self, what: str, may_end: bool = False) -> Iterator[None]:
+        """What the submission raises, as BadInput with its words. may_end: early completion passes."""
         try:
             yield
-        except Exception as error:
-            if isinstance(error, BadInput) or ends_training(error):
+        except (Exception, SystemExit) as error:
+            if isinstance(error, BadInput) or (may_end and ends_training(error)):
                 raise
             hint = ""
             if isinstance(error, ModuleNotFoundError) and str(error.name).startswith(("torch", "algoperf.pytorch")):
@@ -88,7 +89,13 @@ def load(path: str | Path) -> AlgoPerfSubmission:
     source, tree = _parsed(file, content)
     refuse_data(file)
     submission = AlgoPerfSubmission(file, source, hashlib.sha256(content).hexdigest(), _uses_pmap(tree))
-    submission.functions(Apart(0))
+    apart = Apart(0)
+    submission.functions(apart)
+    beside = sorted(set(apart.files()) - {file})
+    if beside:
+        contents = [content, *(other.read_bytes() for other in beside)]
+        digests = "".join(hashlib.sha256(one).hexdigest() for one in contents)
+        submission = replace(submission, sha256=hashlib.sha256(digests.encode()).hexdigest())
     return submission
 
 

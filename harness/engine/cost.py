@@ -32,12 +32,14 @@ def compare_step_seconds(
 ) -> list[float]:
     """Mean time of each trial's first `steps` steps, in the fastest of `rounds` runs.
 
-    The trials take turns, so that a noisy machine treats them alike. Optimizers that do some of their work every k steps need
-    several times k steps.
+    The trials take turns, so that a noisy machine treats them alike; those of one program have one time. Optimizers that do
+    some of their work every k steps need several times k steps.
     """
-    runs = [_runner(_short(trial, steps), steps) for trial in trials]
-    times = [[run() for run in runs] for _ in range(rounds)]
-    return [min(column) / steps for column in zip(*times, strict=True)]
+    short = [_short(trial, steps) for trial in trials]
+    runs = {trial.static(): _runner(trial, steps) for trial in short}
+    times = [[run() for run in runs.values()] for _ in range(rounds)]
+    fastest = dict(zip(runs, map(min, zip(*times, strict=True)), strict=True))
+    return [fastest[trial.static()] / steps for trial in short]
 
 
 def _short(trial: Trial, steps: int = _CALIBRATION_STEPS) -> Trial:

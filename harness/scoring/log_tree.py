@@ -94,6 +94,11 @@ def _table(
 ) -> Table:
     if not rows:
         raise BadInput(f"no workload in {root} has a target ({listed(sorted(left_out))}); are these the right targets?")
+    above = sorted({row["ruleset"] for row in rows})
+    if "" in above and len(above) > 1:
+        raise BadInput(
+            f"{root} holds some submissions itself and others in {above[1]}; give a folder below which all lie alike deep"
+        )
     names = [name for name in rows[0] if name != "ruleset" or any(row["ruleset"] for row in rows)]
     kinds = {"hit_eval_index": np.float64, "time_to_target_s": np.float64}
     columns = {name: np.array([row[name] for row in rows], kinds.get(name, object)) for name in names}

@@ -106,8 +106,8 @@ def read_targets(path: str | Path) -> Targets:
     for name in (*base, *drawn):
         if name not in specs:
             raise BadInput(f"{path}: '{name}' is to be scored but not in workloads. {close(name, specs)}")
-    held_out = {name: specs[name].get("base_workload") or _base_of(path, name, base) for name in drawn}
     targets = {name: _target(path, name, spec) for name, spec in specs.items()}
+    held_out = {name: specs[name].get("base_workload") or _base_of(path, name, base) for name in drawn}
     return Targets(str(entry.get("benchmark_version", "")), Workloads(base, held_out), targets, str(path))
 
 

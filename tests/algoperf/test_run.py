@@ -12,7 +12,8 @@ import jax
 import numpy as np
 import pytest
 
-from harness.algoperf import Run, load, train
+from harness.algoperf import Run, Task, load, logged, train
+from harness.algoperf.records import BrokenOff
 from harness.budget import Budget
 from harness.engine.program import make_train
 from harness.parametrizations import PARAMETRIZATIONS
@@ -22,7 +23,7 @@ from workloads.image_mlp import ImageMLP
 from workloads.regression import Regression
 
 DIGITS = ImageMLP(width=8, depth=1)
-LINEAR = Regression(width=8)
+LINEAR = Regression(width=8, batch_size=8)
 SHORT = {"steps": 6, "evaluations": 3, "seed": 0}
 ADAMW = {"learning_rate": 1e-2, "one_minus_beta1": 0.1, "beta2": 0.99, "weight_decay": 0.1}
 SGD = """
@@ -159,8 +160,11 @@ def data_selection(workload, input_queue, *_):
 
 def test_get_batch_size_is_honoured(trained: Callable[..., Run], plain: Run) -> None:
     assert plain.batch_size == 8
-    same = trained("def get_batch_size(name): return None\n", LINEAR.replace(batch_size=8))
+    same = trained("def get_batch_size(name): return None\n")
     assert losses(same) == losses(plain)
+    longer = trained("", LINEAR.replace(batch_size=16))  # as many examples
+    assert (longer.batch_size, longer.steps) == (8, 12)
+    assert [evaluation.step for evaluation in longer.evaluations] == [4, 8, 12]
     with pytest.raises(BadInput, match="get_batch_size returned 'many'"):
         trained("def get_batch_size(name): return 'many'\n")
 
@@ -176,6 +180,58 @@ def test_early_completion_is_evaluated(trained: Callable[..., Run]) -> None:
     assert (found.ended, found.steps) == ("submission", 4)
     assert [evaluation.step for evaluation in found.evaluations] == [2, 4]
     assert found.test_loss == found.evaluations[-1].loss  # all splits of this workload agree
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("raise RuntimeError('broken')", "step 4 raised RuntimeError: broken"),
+        ("raise SystemExit(0)", "step 4 raised SystemExit"),
+        ("return optimizer_state, {}, model_state", "in another tree"),
+    ],
+)
+def test_what_breaks_it_off_leaves_what_was_reached(
+    trained: Callable[..., Run], plain: Run, tmp_path: Path, what: str, words: str
+) -> None:
+    body = f"""
+{UPDATE}
+    if global_step == 4:
+        {what}
+    return optimizer_state, train_step(workload, current_param_container, batch, rng, 0.1), model_state
+"""
+    with pytest.raises(BrokenOff, match=words) as caught:
+        trained(body)
+    run = caught.value.run
+    assert (run.ended, run.steps, run.test_metric) == ("error", 4, None)
+    assert losses(run) == losses(plain)[:2]
+    task = Task(load(tmp_path / "submission.py"), LINEAR, {}, **SHORT)
+    kept = logged(task, tmp_path / "log", "loss")
+    assert (kept.error, kept.steps, losses(kept)) == (run.error, 4, losses(run))
+    assert logged(task, tmp_path / "log", "loss") == kept
+
+
+def test_a_first_step_that_fails_is_no_run(trained: Callable[..., Run], tmp_path: Path) -> None:
+    (tmp_path / "submission.py").write_text(f"{SGD}{UPDATE}\n    raise RuntimeError('broken')\n")
+    with pytest.raises(BadInput, match="step 0 raised RuntimeError: broken"):
+        logged(Task(load(tmp_path / "submission.py"), LINEAR, {}, **SHORT), tmp_path / "log", "loss")
+    assert not (tmp_path / "log").exists()
+
+
+def test_only_update_params_may_complete_training(trained: Callable[..., Run]) -> None:
+    with pytest.raises(BadInput, match="prepare_for_eval after step 2 raised TrainingCompleteError"):
+        trained("def prepare_for_eval(*_, **__): raise spec.TrainingCompleteError\n")
+
+
+def test_more_time_is_used(trained: Callable[..., Run], tmp_path: Path) -> None:
+    """A run that a limit ended is made again with a larger one; and its log has the test curve that it has."""
+    body = UPDATE + "\n    time.sleep(0.05)\n    return optimizer_state, current_param_container, model_state\n"
+    (tmp_path / "submission.py").write_text(SGD + body)
+    task = Task(load(tmp_path / "submission.py"), LINEAR, {}, **SHORT, max_seconds=0.25, test_curve=True)
+    first = logged(task, tmp_path / "log", "loss")
+    assert first.ended == "time"
+    assert "test/loss" in (tmp_path / "log" / "eval_measurements.csv").read_text()
+    assert logged(task, tmp_path / "log", "loss") == first
+    assert logged(replace(task, max_seconds=9.0), tmp_path / "log", "loss").ended == "steps"
 
 
 def test_time_ends_it(trained: Callable[..., Run]) -> None:

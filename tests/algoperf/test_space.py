@@ -44,6 +44,13 @@ def test_the_first_points_of_a_list(points):
     ]
 
 
+def test_whole_numbers_and_switches_stay_such(points):
+    listed = points([{"inner": 2, "nesterov": True, "rate": 1.0}], 1)[0]
+    assert [type(value) for value in listed.values()] == [int, bool, float]
+    drawn = points({"inner": {"feasible_points": [1, 2]}, "rate": {"min": 1, "max": 2}}, 1)[0]
+    assert [type(value) for value in drawn.values()] == [int, float]
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

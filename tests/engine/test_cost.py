@@ -19,4 +19,5 @@ def test_durations_in_steps_are_no_obstacle(name: str) -> None:
     trial.validate()
     found = compare_step_seconds([trial, trial], rounds=2)
     assert len(found) == 2
+    assert found[0] == found[1]  # one program
     assert all(0 < seconds < 1 for seconds in (*found, step_seconds(trial)))

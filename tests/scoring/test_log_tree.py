@@ -81,6 +81,14 @@ def test_folders_above_are_rulesets_and_one_submission_can_be_given(tmp_path, ta
         assert "ruleset" not in table.columns
 
 
+def test_submissions_at_different_depths_are_refused(tmp_path, targets):
+    root = tmp_path / "logs"
+    log(root, "team/fast/study_0/wmt_jax/trial_1")
+    log(root, "slow/study_0/wmt_jax/trial_1")
+    with pytest.raises(BadInput, match="others in team"):
+        read_logs(root, targets)
+
+
 def test_files_that_cannot_show_a_hit_are_not_met_and_counted(tmp_path, targets):
     root = tmp_path / "logs"
     log(root, "a/study_0/wmt_jax/trial_1")
