@@ -105,12 +105,12 @@ def test_without_targets_every_workload_counts_and_windtunnel_knows_the_command(
 
 @pytest.mark.usefixtures("no_page")
 def test_leaderboards_are_told_apart_and_named(tmp_path):
-    both = [("v1", rules, *row) for rules in ("self", "external") for row in rows()]
+    both = [(0.6, rules, *row) for rules in ("self", "external") for row in rows()]
     path = write(tmp_path / "both.csv", both, ("version", "ruleset", *COLUMNS))
     found = scored(path)
-    assert list(found) == ["v1/external", "v1/self"]
-    assert found["v1/external"] == found["v1/self"]
-    assert scored(path, "where=ruleset='self'") == found["v1/self"]
+    assert list(found) == ["0.6/external", "0.6/self"]
+    assert found["0.6/external"] == found["0.6/self"]
+    assert scored(path, "where=ruleset='self'") == found["0.6/self"]
     assert list(scored(path, "by=ruleset")) == ["external", "self"]
 
 

@@ -13,9 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import study
+import numpy as np
+
+from harness import score, study
 from harness.launchers.slurm.simulate import FILE
 from harness.records.files import atomic_write_text, read_json
+from harness.records.importers import read_table
+from harness.scoring import read_targets
 from tests.bench.setup import ROOT
 
 README = ROOT / "README.md"
@@ -24,6 +28,7 @@ REFERENCE = ROOT / "results" / "reference"
 FILES = ("bench.json", "bench_small.json", "bench_fit.json")
 _CLAIMS = re.compile(r"(<!-- claims -->\n).*?(<!-- /claims -->)", re.S)
 _TARGETS = re.compile(r"(<!-- targets -->\n).*?(<!-- /targets -->)", re.S)
+_COMPETITION = re.compile(r"(<!-- competition -->\n).*?(<!-- /competition -->)", re.S)
 _SIMULATIONS = re.compile(r"(<!-- simulations -->\n).*?(<!-- /simulations -->)", re.S)
 _MARKED = re.compile(r"(<!-- bench: (\S+) -->\n).*?(<!-- /bench -->)", re.S)
 
@@ -94,6 +99,53 @@ def _middle(finals: Sequence[float | None]) -> float:
     return sorted(math.inf if final is None else final for final in finals)[len(finals) // 2]
 
 
+def competition(folder: Path) -> str:
+    """Markdown: the committed competition's command, targets met, and scores in time and in steps with their intervals."""
+    table = read_table(folder / score.OWN_TRIALS).columns
+    targets = read_targets(folder / score.OWN_TARGETS)
+    in_time, in_steps = (read_json(folder / place / "scores.json") for place in (".", "steps"))
+    columns = targets.workloads.columns
+    header = (
+        "submission",
+        "score, in time",
+        "95%",
+        "score, in steps",
+        "95%",
+        "workloads that count",
+        "speed-up, in time",
+        "95%",
+    )
+    lines = [
+        f"Held out: {', '.join(targets.workloads.held_out)}.",
+        "",
+        f"| {' | '.join((*header, 'trials that met their target'))} |",
+        "|---" * (len(header) + 1) + "|",
+    ]
+    for name in sorted(in_time, key=lambda one: in_time[one]["rank"]):
+        own, steps = in_time[name], in_steps[name]
+        counts = sum(one["status"] == "counts" for one in own["per_workload"].values())
+        faster = own["speedup"]
+        mine = np.isin(table["workload"].astype(str), columns) & (table["submission"] == name)
+        met = table["hit_eval_index"][mine] >= 0
+        cells = (
+            name,
+            f"{own['score']:.3f}",
+            _interval(own["ci95"]),
+            f"{steps['score']:.3f}",
+            _interval(steps["ci95"]),
+            f"{counts} of {len(targets.workloads.base)}",
+            "-" if faster["value"] is None else f"{faster['value']:.2f}",
+            "-" if faster["value"] is None else _interval(faster["ci95"]),
+            f"{met.sum()} of {met.size}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _interval(ends: Sequence[float | None]) -> str:
+    return "-" if None in ends else f"[{ends[0]:.2f}, {ends[1]:.2f}]"
+
+
 BASE = (
     "trials=1000000",
     "gpus=1000",
@@ -156,6 +208,7 @@ def written(text: str, folder: Path = REFERENCE) -> str:
     """README's text with its tables made anew."""
     text = _CLAIMS.sub(lambda m: f"{m[1]}{claims(folder)}\n{m[2]}", text)
     text = _TARGETS.sub(lambda m: f"{m[1]}{targets(ROOT / 'conf' / 'targets')}\n{m[2]}", text)
+    text = _COMPETITION.sub(lambda m: f"{m[1]}{competition(folder / 'competition')}\n{m[2]}", text)
     text = _SIMULATIONS.sub(lambda m: f"{m[1]}{simulations(folder)}\n{m[2]}", text)
     return _MARKED.sub(lambda m: f"{m[1]}{table(read_json(folder / m[2]))}\n{m[3]}", text)
 
