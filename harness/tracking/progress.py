@@ -45,6 +45,7 @@ class ProgressDisplay:
         for pack in packs:
             self._left[pack.static.workload.name] += pack.horizon * pack.step_work
         self._work_done, self._seconds = _Spent(), _Spent()
+        self._taken = 0  # steps of the pack that trains
         self._done = self._steps = 0.0
         self._started = self._last_line = time.monotonic()
         self._message = ""
@@ -61,19 +62,22 @@ class ProgressDisplay:
 
     def chunk(self, chunk: Chunk) -> None:
         trials, steps = len(chunk.pack.trials), chunk.stop - chunk.start
-        work, name = steps * chunk.pack.step_work, chunk.pack.static.workload.name
-        self._left[name] -= work
-        self._work_done[name] += work
+        workload, step_work = chunk.pack.static.workload, chunk.pack.step_work
+        name = workload.name
+        self._left[name] -= (chunk.stop - self._taken) * step_work  # a resumed pack begins late
+        self._taken = chunk.stop
+        self._work_done[name] += steps * step_work
         self._seconds[name] += chunk.train_seconds
         self._steps += trials * steps
         losses = chunk.evaluation["validation"]["loss"]
         best = f"{np.nanmin(losses):.3f}" if np.isfinite(losses).any() else "all diverged"
-        width = chunk.pack.static.workload.width
-        self._message = f"width {width} step {chunk.stop}/{chunk.pack.horizon}, best validation loss {best}"
+        at = f"step {chunk.stop}/{chunk.pack.horizon}"
+        self._message = f"{name} width {workload.width} {at}, best validation loss {best}"
         self._show()
 
     def finished(self, pack: Pack, rows: Rows) -> None:
         self._done += len(pack.trials)
+        self._taken = 0
         self._show(force=self._done == self._total)
 
     def end(self) -> None:
@@ -87,7 +91,7 @@ class ProgressDisplay:
         if work > _TELLING * self._work:
             line += f", {self._seconds_left():.0f} s left"
         if self._live:
-            self._live.update(self._task, completed=work, description=line)
+            self._live.update(self._task, completed=self._work - self._left.total(), description=line)
         elif force or time.monotonic() - self._last_line >= _LINE_SECONDS:
             self._last_line = time.monotonic()
             self._console.print(line, highlight=False, soft_wrap=True)

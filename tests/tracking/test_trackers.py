@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
@@ -90,3 +92,41 @@ def test_progress_shows_trials_loss_rate_and_time_left(tmp_path: Path) -> None:
     assert "steps/s" in text
     assert "s left" in text
     assert "2/2 trials" in terminal.getvalue()
+
+
+def test_the_time_left_is_of_each_workload_at_its_own_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nothing is said before there is something to tell from; a resumed pack does not train what it has."""
+    import io
+
+    from rich.console import Console
+
+    from harness.engine.devices import local_devices
+    from harness.engine.pack import make_packs
+    from harness.engine.runner import Chunk
+    from harness.tracking import progress
+    from workloads.regression import Regression
+
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    slow = small_trial(budget__steps=1000)
+    quick = replace(slow, workload=Regression(width=8))
+    (first,), (second,) = (make_packs([trial], local_devices(), 2**30)[0] for trial in (slow, quick))
+    shown = io.StringIO()
+    display = progress.ProgressDisplay(Console(file=shown, width=200))
+    display.begin([first, second], [])
+
+    def chunk(pack: Any, start: int, stop: int, seconds: float) -> str:
+        now[0] += seconds + 5
+        scores = {"validation": {"loss": np.ones(1)}}
+        display.chunk(Chunk(pack, start, stop, np.ones(1), np.ones(1), scores, seconds))
+        return shown.getvalue().splitlines()[-1]
+
+    assert "left" not in chunk(first, 0, 1, 0.1)
+    shares = [pack.step_work / (first.step_work + second.step_work) for pack in (first, second)]
+    said = chunk(
+        first, 901, 1000, 9.9
+    )  # resumed: 100 steps in 10 s, and 10 s of something else; all of the second is left
+    assert said.endswith(f"{1000 * 0.1 * shares[1] / shares[0] * 2:.0f} s left")
+    display.finished(first, [{}])
+    said = chunk(second, 0, 500, 50.0)
+    assert said.endswith(f"{50.0 * 75 / 60:.0f} s left")
