@@ -87,8 +87,8 @@ class Entry:
     """One trial's row of the table that scores are made from: the evaluation that met the target (negative, infinite: none).
 
     time_to_target_s is infinite, too, if that was later than the longest run allows. Steps are of the workload's batch size.
-    test_target_met: at its end; None where that was not looked at. steps_to_test_target, time_to_test_target_s: None where the
-    test split was looked at after training only. error: what a submission raised in the middle of training.
+    test_target_met: at its end; None where an error left nothing to look at. steps_to_test_target, time_to_test_target_s: None
+    where the test split was looked at after training only. error: what a submission raised in the middle of training.
     """
 
     submission: str
@@ -354,7 +354,7 @@ def _points(submission: algoperf.AlgoPerfSubmission, ruleset: Ruleset, study: in
 @dataclass(frozen=True)
 class Seen:
     """What a trial's evaluations found, (n,) each. seconds: up to each. tests: None where only final_test was looked at.
-    final_test: None where time or an error ended the run.
+    final_test: None where an error left nothing to look at.
     """
 
     steps: np.ndarray
@@ -463,6 +463,10 @@ def _reached(entries: Sequence[Entry], columns: Sequence[Goal]) -> Section:
         text += " The test target is looked at after training; test_curve=true looks at every evaluation."
     if odd:
         text += f" Met in validation and never in test, as if trained on the validation data: {', '.join(odd)}."
+    blind = [entry for entry in entries if entry.hit_eval_index >= 0 and entry.test_target_met is None]
+    if blind:
+        names = ", ".join(dict.fromkeys(entry.submission for entry in blind))
+        text += f" {len(blind)} runs met the validation target and left nothing to look at in test: {names}."
     broken = [entry for entry in entries if entry.error]
     warnings = (
         [f"{len(broken)} runs were broken off by what their submission raised, for one: {broken[0].error}"]

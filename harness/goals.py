@@ -114,6 +114,8 @@ def _read(path: Path) -> Goal:
             ),
             trivial=None if entry["metric"] == "loss" or entry["trivial"] is None else float(entry["trivial"]),
         )
+    except BadInput:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadInput(f"{path} is no file of targets ({type(error).__name__}: {error}); {again}") from None
 

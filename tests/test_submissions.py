@@ -86,7 +86,7 @@ def test_a_list_of_points(submission, tmp_path):
         ('SCHEDULE = {"name": "cosine", "final": "0.1"}', "SCHEDULE = .*final"),
         ('SPACE = [{"learning_rate": 1e-2, "inner": 2.5}]', "no whole number"),
         ('SPACE = [{"learning_rate": 1e-2, "nesterov": 1}]', "true or false"),
-        ('SPACE = {"learning_rate": {"log": [1e-4, 1]}, "inner": {"linear": [1, 6]}}', "list points in place of axes"),
+        ('SPACE = {"learning_rate": {"log": [1e-4, 1]}, "inner": {"linear": [1, 6]}}', "has no axis"),
         ("HORIZON = 1.5", "must lie in"),
         ('SPACE = {"b1": {"linear": [0.8, 0.9]}}', "no axis learning_rate"),
         ('SPACE = {"learning_rate": {"log": ["a", 1]}}', "no finite number"),

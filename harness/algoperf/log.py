@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from harness.algoperf.records import BrokenOff, Evaluation, Run, Task
 from harness.algoperf.run import train
 from harness.components import as_config
@@ -33,13 +35,20 @@ def logged(task: Task, folder: Path, metric_name: str) -> Run:
     try:
         run = train(**{field.name: getattr(task, field.name) for field in dataclasses.fields(task)})
     except BrokenOff as failure:
-        if failure.run.steps == 0:
+        if failure.run.steps == 0 or _is_the_machines(failure):
             raise
         run = failure.run
     write_log(run, folder, metric_name)
     limit = task.max_seconds if math.isfinite(task.max_seconds) else None
     write_json(folder / _RUN, {"task": _asked(task), "max_seconds": limit, "run": dataclasses.asdict(run)})
     return run
+
+
+def _is_the_machines(failure: BaseException | None) -> bool:
+    """Whether this, or what it comes from, may be gone the next time."""
+    if failure is None or isinstance(failure, MemoryError | OSError | jax.errors.JaxRuntimeError):
+        return failure is not None
+    return _is_the_machines(failure.__cause__)
 
 
 def is_logged(task: Task, folder: Path) -> bool:
@@ -72,7 +81,8 @@ def _run(entry: Mapping[str, Any]) -> Run:
         Evaluation(**{**one, "loss": number(one["loss"]), "metric": number(one["metric"])})
         for one in entry["evaluations"]
     )
-    return Run(**{**entry, "evaluations": evaluations})
+    tests = {} if entry["ended"] == "error" else {key: number(entry[key]) for key in ("test_loss", "test_metric")}
+    return Run(**{**entry, "evaluations": evaluations, **tests})
 
 
 def write_log(run: Run, folder: Path, metric_name: str) -> Path:
@@ -95,7 +105,7 @@ def write_log(run: Run, folder: Path, metric_name: str) -> Path:
     ]
     columns = ["global_step", "score", *dict.fromkeys((f"validation/{metric_name}", "validation/loss"))]
     columns.append("accumulated_submission_time")
-    if rows and run.test_metric is not None:
+    if rows and run.test_metric is not None and run.ended in ("steps", "submission"):
         rows[-1][f"test/{metric_name}"] = run.test_metric
     if any(f"test/{metric_name}" in row for row in rows):
         columns.insert(-1, f"test/{metric_name}")

@@ -62,8 +62,8 @@ class Run:
 
     ended: by "steps" (the horizon), "submission" (it raised TrainingCompleteError, and was evaluated a last time), "time"
     (max_seconds; what it reached after that is not evaluated, as in AlgoPerf) or "error" (it raised something else, `error`).
-    steps: calls of update_params, one that raised TrainingCompleteError included. test_loss, test_metric: of the last
-    evaluation's parameters; None if time or an error ended it. seconds: the submission's time, without compilation.
+    steps: calls of update_params, one that raised TrainingCompleteError included. test_loss, test_metric: of the
+    last parameters; None where an error left none. seconds: the submission's time, without compilation.
     """
 
     evaluations: tuple[Evaluation, ...]

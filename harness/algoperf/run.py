@@ -112,7 +112,14 @@ class _Training:
         return self._run(ended, taken)
 
     def _run(self, ended: Ended, taken: int, error: str = "") -> Run:
-        loss, metric = (None, None) if ended in ("time", "error") else self._scores("test")
+        loss: float | None
+        metric: float | None
+        try:
+            loss, metric = self._scores("test")
+        except Exception:  # what it broke off in may have used up its parameters
+            if ended != "error":
+                raise
+            loss = metric = None
         results = tuple(replace(found, seconds=self.watch.at(mark)) for mark, found in self.results)
         return Run(results, ended, taken, self.watch.seconds, self.workload.batch_size, loss, metric, error)
 

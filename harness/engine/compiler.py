@@ -8,6 +8,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -181,7 +182,12 @@ class Compiler:
 
     def _look_ahead(self) -> None:
         while self._waiting and len(self._programs) <= self._ahead:
-            self._start(self._waiting.popleft())
+            if self._packs_left[self._waiting[0].signature] > 0:
+                try:
+                    self._start(self._waiting[0])
+                except jax.errors.JaxRuntimeError:  # its data do not fit yet, or a device is lost: `program` will tell
+                    return
+            self._waiting.popleft()
 
     def _start(self, pack: Pack) -> None:
         if pack.signature not in self._programs:
@@ -203,6 +209,8 @@ class Compiler:
         Waits for the compilation, and raises what that raised.
         """
         self._start(pack)
+        with suppress(ValueError):
+            self._waiting.remove(pack)
         self._count_flops()
         program = self._programs[pack.signature].result()
         seconds = 0.0 if pack.signature in self._used else program.seconds

@@ -87,9 +87,10 @@ class Pack:
 def make_packs(
     trials: Iterable[Trial], devices: Devices, memory: float, pack_size: int | None = None
 ) -> tuple[list[Pack], list[str]]:
-    """Group trials into packs that fit `memory` bytes per device, in order of cost; and a line where memory decided.
+    """Group trials into packs that fit `memory` bytes per device; and a line where memory decided.
 
-    Packs of one signature have one number of slots, so that they share one program, and follow each other.
+    Packs of one signature have one number of slots, so that they share one program, and follow each other; signatures are in
+    order of the cost of their cheapest pack.
     """
     groups: dict[tuple[Static, int, int], list[Trial]] = {}
     for trial in trials:

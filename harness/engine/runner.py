@@ -129,18 +129,15 @@ class Runner:
                         summary.add(self._train_pack(pack, compiler, clocks, flag))
                     except jax.errors.JaxRuntimeError as error:
                         again = _halves(pack, error, self._devices.count)
-                        if again:
-                            compiler.done(pack)
-                        else:
+                        if not again:
                             again, queue = self._without_lost([pack, *queue], error), []
                             summary.compiled += compiler.count
                             compiler.close()
                             compiler = self._compiler()
                         compiler.submit(again)
                         queue[:0] = again
-                    else:
-                        with clocks("data"):
-                            compiler.done(pack)
+                    with clocks("data"):
+                        compiler.done(pack)
                 if stop is None:
                     self._heed(flag)  # or what the caller does next would not know of a signal in the last chunk
         finally:

@@ -262,7 +262,8 @@ def _points(
 ) -> list[Point]:
     mine = [one for one in tuned if one.setting.workload.name == name]
     table = np.array([np.log(losses[one.method.name, one.setting.name]) for one in mine])
-    noise = math.sqrt(float(np.nanmean(table.var(axis=1, ddof=1)) / table.shape[1]))
+    spread = table[np.isfinite(table).all(axis=1)].var(axis=1, ddof=1)
+    noise = math.sqrt(float(spread.mean()) / table.shape[1]) if spread.size else math.nan
     return [
         Point(
             one.method.name,

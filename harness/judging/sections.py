@@ -277,6 +277,8 @@ def _charged(found: Findings) -> Section:
         mine = {one.method: one for one in found.charged if one.workload == workload}
         ours, baseline = mine[found.judged], mine[found.methods[0]]
         costs = np.concatenate([one.tokens for one in mine.values()])
+        if not costs.size:  # all diverged
+            continue
         for paid in costs.min() * 2.0 ** np.arange(math.floor(math.log2(costs.max() / costs.min())) + 1):
             losses = [mine[method].loss(paid) for method in found.methods]
             rows.append((workload, int(paid), *losses, _price(ours, baseline, paid)))

@@ -45,6 +45,7 @@ class ProgressDisplay:
         for pack in packs:
             self._left[pack.static.workload.name] += pack.horizon * pack.step_work
         self._work_done, self._seconds = _Spent(), _Spent()
+        self._pack: Pack | None = None
         self._taken = 0  # steps of the pack that trains
         self._done = self._steps = 0.0
         self._started = self._last_line = time.monotonic()
@@ -64,6 +65,9 @@ class ProgressDisplay:
         trials, steps = len(chunk.pack.trials), chunk.stop - chunk.start
         workload, step_work = chunk.pack.static.workload, chunk.pack.step_work
         name = workload.name
+        if chunk.pack is not self._pack:
+            self._forget_pack()  # one that is not finished ran out of memory, and is trained again in parts
+            self._pack = chunk.pack
         self._left[name] -= (chunk.stop - self._taken) * step_work  # a resumed pack begins late
         self._taken = chunk.stop
         self._work_done[name] += steps * step_work
@@ -77,8 +81,13 @@ class ProgressDisplay:
 
     def finished(self, pack: Pack, rows: Rows) -> None:
         self._done += len(pack.trials)
-        self._taken = 0
+        self._pack, self._taken = None, 0
         self._show(force=self._done == self._total)
+
+    def _forget_pack(self) -> None:
+        if self._pack is not None:
+            self._left[self._pack.static.workload.name] += self._taken * self._pack.step_work
+        self._pack, self._taken = None, 0
 
     def end(self) -> None:
         if self._live:

@@ -142,7 +142,8 @@ _RATES = {"sgd": (1e-3, 10.0), "adam": (1e-4, 1e-1), "matrix": (1e-3, 1.0), "oth
 def default_space(optimizer: Optimizer) -> Space:
     """Learning rate, by family; momentum, betas and weight decay where the optimizer has them (AlgoPerf's ranges).
 
-    A registered optimizer's weight decay where it is decoupled, a user's own whatever it does with it.
+    A registered optimizer's weight decay where it is decoupled, a user's own whatever it does with it. Only what has a
+    floating-point number for its default is one: weight_decay=0.0, not weight_decay=0.
     """
     axes = {
         "learning_rate": Axis(*_RATES[optimizer.family]),
@@ -176,8 +177,8 @@ def parse_space(content: Any, optimizer: Optimizer, where: str) -> Space | Point
             raise BadInput(f"{where}: the optimizer has no hyperparameter '{name}'. {nearest(str(name), known)}")
         if isinstance(getattr(optimizer, name), bool | int | str):
             raise BadInput(
-                f"{where}: {name}={getattr(optimizer, name)} is no number between two others; list points in place of axes, "
-                f"e.g. - {{learning_rate: 3e-3, {name}: {getattr(optimizer, name)}}}"
+                f"{where}: the default {name}={getattr(optimizer, name)} is no floating-point number, so it has no axis; write "
+                f"it as one if it may be any number, or list points: - {{learning_rate: 3e-3, {name}: ...}}"
             )
         match entry:
             case {**one} if len(one) == 1 and next(iter(one)) in ("log", "linear", "one_minus_log"):

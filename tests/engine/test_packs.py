@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import weakref
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,7 +17,7 @@ from jax.sharding import Mesh
 
 from harness.engine import compiler
 from harness.engine.devices import TRIAL_AXIS, Devices, local_devices
-from harness.engine.pack import fitting, make_packs
+from harness.engine.pack import Pack, fitting, make_packs
 from harness.records.store import Store
 from harness.trial import Trial
 from tests.trials import run, small_trial
@@ -164,24 +166,27 @@ def test_compiled_programs_are_the_distinct_signatures(tmp_path: Path) -> None:
     assert summary.trained == 16
 
 
-def test_programs_are_forgotten_after_their_last_pack(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each takes hundreds of memory maps of the process on CPU; a hundred of them would be too many."""
+@pytest.fixture
+def fake_programs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Weak references to the programs that were compiled, which are none."""
 
     class Program:
         seconds = 0.0
 
-    alive: weakref.WeakSet[Program] = weakref.WeakSet()
-    most = compiled = 0
+    compiled: list[Any] = []
 
     def compile_program(*_: object) -> Program:
-        nonlocal most, compiled
         program = Program()
-        alive.add(program)
-        most, compiled = max(most, len(alive)), compiled + 1
+        compiled.append(weakref.ref(program))
         return program
 
     monkeypatch.setattr(compiler, "compile_program", compile_program)
     monkeypatch.setattr(compiler, "step_flops", lambda trial: 0.0)
+    return compiled
+
+
+def test_programs_are_forgotten_after_their_last_pack(fake_programs: list[Any]) -> None:
+    """Each takes hundreds of memory maps of the process on CPU; a hundred of them would be too many."""
     trials = [
         small_trial(workload__width=8 * width, seed=seed, budget__steps=steps, evaluations=steps // 4)
         for steps in (12, 24, 120)
@@ -193,13 +198,58 @@ def test_programs_are_forgotten_after_their_last_pack(monkeypatch: pytest.Monkey
     assert [one for one, _ in itertools.groupby(signatures)] == list(dict.fromkeys(signatures))
     programs = compiler.Compiler(local_devices(), lambda pack: None, ahead=2, threads=1)
     programs.submit(packs)
+    most = 0
     for pack in packs:
-        assert isinstance(programs.program(pack)[0], Program)
+        programs.program(pack)
+        most = max(most, sum(program() is not None for program in fake_programs))
         programs.done(pack)
     programs.close()
-    assert compiled == programs.count == len(set(signatures)) == 7
+    gc.collect()
+    assert len(fake_programs) == programs.count == len(set(signatures)) == 7
     assert most <= 3
-    assert not alive
+    assert all(program() is None for program in fake_programs)
+
+
+def test_halved_packs_are_compiled_once_and_forgotten(fake_programs: list[Any]) -> None:
+    """Out of memory, they come back in parts while others are compiled ahead."""
+    trials = [small_trial(workload__width=8 * width, seed=seed) for width in range(1, 6) for seed in range(4)]
+    packs, _ = make_packs(trials, local_devices(), 1e9, pack_size=4)
+    programs = compiler.Compiler(local_devices(), lambda pack: None, ahead=2, threads=1)
+    programs.submit(packs)
+    queue = list(packs)
+    while queue:
+        pack = queue.pop(0)
+        programs.program(pack)
+        if len(pack.trials) == 4 and pack is packs[0]:
+            queue[:0] = halves = [replace(pack, trials=pack.trials[i : i + 2], width=pack.width // 2) for i in (0, 2)]
+            programs.submit(halves)
+        programs.done(pack)
+    programs.close()
+    gc.collect()
+    assert len(fake_programs) == programs.count == 6
+    assert all(program() is None for program in fake_programs)
+
+
+def test_data_that_do_not_fit_yet_are_loaded_when_they_are_needed(fake_programs: list[Any]) -> None:
+    trials = [small_trial(workload__width=8 * width) for width in range(1, 4)]
+    packs, _ = make_packs(trials, local_devices(), 1e9)
+    full = [True]
+
+    def load(pack: Pack) -> None:
+        if full[0] and pack is packs[1]:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: no room")
+
+    programs = compiler.Compiler(local_devices(), load, ahead=2, threads=1)
+    programs.submit(packs)
+    programs.program(packs[0])
+    programs.done(packs[0])
+    with pytest.raises(jax.errors.JaxRuntimeError, match="no room"):
+        programs.program(packs[1])
+    full[0] = False
+    for pack in packs[1:]:
+        programs.program(pack)
+        programs.done(pack)
+    programs.close()
 
 
 def test_small_packs_have_few_slots_where_idle_ones_cost(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import combinations, pairwise
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from harness import cli
@@ -15,12 +16,14 @@ from harness.config import WORKLOADS
 from harness.judge import PROFILES, JudgeConfig, _arena, main
 from harness.judging.charged import Charged, charged, typical_best
 from harness.judging.contest import Arena, Setting, best_of, tune
-from harness.judging.findings import _moments
+from harness.judging.findings import _moments, judge
 from harness.judging.rates import sweeps
+from harness.judging.sections import sections_of
 from harness.optimizers import OPTIMIZERS
 from harness.submissions import load_submission
 from harness.tuning import default_space
 from workloads.image_mlp import ImageMLP
+from workloads.regression import Regression
 
 
 def contest(best_rate, points=8):
@@ -144,6 +147,35 @@ def test_a_diverged_run_has_no_rank_after_its_end():
     }
     found = _moments(("adamw", "lion"), tuned, tuned[0].setting, curves)
     np.testing.assert_array_equal(found, [[0.5, 0.5], [0.5, 0.5], [0.5, np.nan], [0.5, np.nan]])
+
+
+def test_a_workload_on_which_all_diverge_is_left_out():
+    """The page of the others is made all the same."""
+    lost, found = ImageMLP(width=8), Regression(width=8)
+    settings = {w.name: [Setting(w, steps) for steps in (40, 20, 10)] for w in (lost, found)}
+    arena = Arena(settings, 2, 2)
+    rows = {}
+
+    def train(trials):
+        for trial in trials:
+            loss = math.nan if trial.workload == lost else 1 / trial.horizon + 1e-4 * trial.seed
+            row = {
+                "final_loss": loss,
+                "initial_loss": 2.0,
+                "status": "ok" if loss == loss else "diverged",
+                "params": 10,
+            }
+            rows[trial.id] = row
+        return rows
+
+    tuned = tune([load_submission("adamw"), load_submission("lion")], arena, train)
+    train([trial for one in tuned for trial in one.trials])
+    curves = pa.table(
+        {key: pa.array([], kind) for key, kind in (("trial", "string"), ("step", "int64"), ("eval_loss", "float64"))}
+    )
+    judged = judge(tuned, rows, curves, {name: [1.0, 1.0] for name in settings}, 0.01)
+    assert list(judged.targets) == ["regression"]
+    assert any(section.title == "Tuning charged" for section in sections_of(judged))
 
 
 def test_methods_with_batch_sizes_of_their_own_are_charged_for_what_they_see():

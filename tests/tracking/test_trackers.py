@@ -128,5 +128,10 @@ def test_the_time_left_is_of_each_workload_at_its_own_rate(monkeypatch: pytest.M
     )  # resumed: 100 steps in 10 s, and 10 s of something else; all of the second is left
     assert said.endswith(f"{1000 * 0.1 * shares[1] / shares[0] * 2:.0f} s left")
     display.finished(first, [{}])
-    said = chunk(second, 0, 500, 50.0)
-    assert said.endswith(f"{50.0 * 75 / 60:.0f} s left")
+    chunk(second, 0, 400, 40.0)  # runs out of memory
+    (half,) = make_packs([quick], local_devices(), 2**30)[0]
+    said = chunk(half, 0, 500, 60.0)
+    left = 500 * 100 / 900
+    assert said.endswith(f"{left * (now[0] - 100) / (0.1 + 9.9 + 100):.0f} s left")
+    said = chunk(half, 500, 1000, 50.0)
+    assert said.endswith(" 0 s left")
