@@ -93,7 +93,7 @@ def test_seeds_that_diverged_do_not_set_targets():
         targets(*contest({"sgd": [math.nan] * 3}, {"sgd": [0.2] * 3}), "metric", 0.0)
 
 
-def test_the_command_trains_and_writes_what_it_found(tmp_path):
+def test_the_command_trains_and_writes_what_it_found(tmp_path, monkeypatch, capsys):
     words = [
         "workload=image_mlp",
         "fields.width=8",
@@ -108,6 +108,10 @@ def test_the_command_trains_and_writes_what_it_found(tmp_path):
     assert found["fields"]["workload.width"] == 8
     assert 0 < found["validation_target"] < 1
     assert found["hit_probability"] > 0
+    assert "on=loss" not in capsys.readouterr().out
+    monkeypatch.setattr(ImageMLP, "oracle_metric", lambda self: found["validation_target"])
+    assert main([*words, f"out={tmp_path}", f"results={tmp_path}"]) == 0
+    assert "the best possible error_rate" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

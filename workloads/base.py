@@ -149,11 +149,11 @@ class Workload:
         raise NotImplementedError
 
     def trivial_metric(self) -> float | None:
-        """The metric of the best predictor that looks at no input (None where it is not known)."""
+        """The validation metric of the best predictor that looks at no input (None where it is not known)."""
         return None
 
     def oracle_metric(self) -> float | None:
-        """The metric of the best possible predictor, which knows how the data were made (None where nobody knows)."""
+        """The validation metric of the best possible predictor, which knows how the data were made (None where nobody knows)."""
         return None
 
     def replace(self, **changes: Any) -> Self:

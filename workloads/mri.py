@@ -28,7 +28,7 @@ _NORM_EPS = 1e-5
 _CLIP = 6.0  # standard deviations of the input
 _ARRAYS = ("inputs", "targets", "mean", "std", "peak")
 _CHUNK = 32  # images that are evaluated at once
-_LEAST_SPREAD = 1e-6  # of an image, which may be all black
+_LEAST_SPREAD = 1e-6  # of an image, as a share of its peak: it may be all black
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class MRI(Workload):
     the target is normalised alike. The loss is the mean absolute difference.
     data: "generated" (workloads/data/phantoms.py) or path:FOLDER of fastMRI files (workloads/data/kspace.py). data_seed: of
     generated images, and of the masks: every image has its own, which never changes. train_images, validation_images,
-    test_images: how many, for files at most. image_size: S, pixels along a side. acceleration: one in so many columns of
-    k-space is measured.
+    test_images: how many, for files at most. image_size: S, pixels along a side, of generated images at most the columns
+    of the photographs that a split has. acceleration: one in so many columns of k-space is measured.
     width: channels of the first level, doubled by each one below. depth: levels below the first. activation: leaky_relu or
     tanh. norm: instance, or layer (over pixels and channels, with gain and bias). residual_scale and attention_scale have no
     meaning here.
@@ -87,6 +87,11 @@ class MRI(Workload):
             raise BadInput(
                 f"workload.depth={self.depth} leaves one pixel of workload.image_size={self.image_size}, whose instance norm "
                 f"is zero: use a smaller depth or larger images"
+            )
+        if self.data == "generated" and self.image_size > phantoms.largest_size():
+            raise BadInput(
+                f"workload.image_size={self.image_size} must be at most {phantoms.largest_size()} with generated data, of "
+                f"which some are patches of photographs: use smaller images, or workload.data=path:FOLDER"
             )
         centre = kspace.centre_columns(self.image_size)
         most = self.image_size // (centre.stop - centre.start)
@@ -146,7 +151,8 @@ class MRI(Workload):
 
     def evaluate(self, params: Params, data: Mapping[str, Array], split: str) -> dict[str, Array]:
         """`loss`, and `ssim`, see workloads/metrics/ssim.py: mean over the images, measured in their own units with the peak of
-        each (fastMRI: of its volume) as data range. `ssim_stderr`: its standard error.
+        each (fastMRI: of its volume) as data range. `ssim_stderr`: its standard error as if images were independent, which
+        slices of one volume are not: there it is too small.
         """
         examples = {name: data[f"{split}_{name}"] for name in _ARRAYS}
         count = examples["inputs"].shape[0]
@@ -226,13 +232,13 @@ class MRI(Workload):
             )
         return total + 3 * convolution_products(batch, self.image_size, 1, 1, self.width, 1)
 
-    def trivial_metric(self) -> float:
-        """SSIM of the zero-filled images on the test split, which is what is known before anything is learnt.
+    def trivial_metric(self, split: str = "validation") -> float:
+        """SSIM of the zero-filled images, which is what is known before anything is learnt.
 
         A predictor that looks at no input says little here: its one image is like none of the others.
         """
         arrays = self.load().arrays
-        inputs, targets, mean, std, peak = (arrays[f"test_{name}"] for name in _ARRAYS)
+        inputs, targets, mean, std, peak = (arrays[f"{split}_{name}"] for name in _ARRAYS)
         zero_filled, true = (image * std[:, None, None] + mean[:, None, None] for image in (inputs, targets))
         return float(np.mean(jax.jit(ssim)(zero_filled, true, peak)))
 
@@ -284,7 +290,8 @@ def _arrays(scans: kspace.ScanSet, seed: int, acceleration: int) -> Data:
         rng = np.random.default_rng([seed, stream, acceleration])
         mask = kspace.masks(rng, len(chosen.peak), chosen.images.shape[2], acceleration)
         inputs = kspace.zero_filled(chosen.images, mask)
-        mean, std = inputs.mean(axis=(1, 2)), np.maximum(inputs.std(axis=(1, 2)), _LEAST_SPREAD)
+        least = np.maximum(_LEAST_SPREAD * chosen.peak, np.finfo(np.float32).tiny)
+        mean, std = inputs.mean(axis=(1, 2)), np.maximum(inputs.std(axis=(1, 2)), least)
         for name, image in (("inputs", inputs), ("targets", np.abs(chosen.images))):
             normed = (image - mean[:, None, None]) / std[:, None, None]
             arrays[f"{split}_{name}"] = np.clip(normed, -_CLIP, _CLIP).astype(np.float32)

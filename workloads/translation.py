@@ -356,20 +356,20 @@ class Translation(Workload):
         readout = target * width * self.vocab_size
         return 3.0 * 2.0 * self.batch_size * (self.depth * (encoder + decoder) + readout)
 
-    def trivial_metric(self) -> float:
-        """BLEU on the test split of one translation for all sentences: the best constant among 128 training sentences."""
+    def trivial_metric(self, split: str = "validation") -> float:
+        """BLEU of one translation for all sentences: the best constant among 128 training sentences."""
         target = self._corpus().target
         constants = target["train"][:_CANDIDATES].astype(np.int32)
         on_training = _bleu_of_constants(constants, target["train"][:_JUDGES].astype(np.int32))
         best = constants[np.argmax(on_training)][None]
-        return float(_bleu_of_constants(best, target["test"].astype(np.int32))[0])
+        return float(_bleu_of_constants(best, target[split].astype(np.int32))[0])
 
-    def oracle_metric(self) -> float | None:
-        """BLEU on the test split of the best translations, which nobody can beat but by luck; None for files."""
+    def oracle_metric(self, split: str = "validation") -> float | None:
+        """BLEU of the best translations, which nobody can beat but by luck; None for files."""
         corpus = self._corpus()
         if corpus.best is None:
             return None
-        counts = jax.jit(_counts)(corpus.best.astype(np.int32), corpus.target["test"].astype(np.int32))
+        counts = jax.jit(_counts)(corpus.best[split].astype(np.int32), corpus.target[split].astype(np.int32))
         return float(bleu.corpus_bleu(counts)[0])
 
 

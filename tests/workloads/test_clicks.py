@@ -123,6 +123,29 @@ def test_criteo_tsv(tmp_path):
     assert load_clicks(f"path:{tmp_path}/*", 0, 100).info["sha256"] != before
 
 
+def test_days_are_in_the_order_of_their_numbers(tmp_path):
+    expected = [
+        "day",
+        "day-1",
+        "day_0",
+        "day_1",
+        "day_2",
+        "day_02b",
+        "day_9.x",
+        "day_10",
+        "day_10.x",
+        "day_100",
+        "days",
+    ]
+    for name in expected:
+        write(tmp_path / name, rows(40))
+    assert load_clicks(f"path:{tmp_path}", 0, 100).info["source"] == expected
+    for part in ("9", "10"):
+        (tmp_path / "parts" / part).mkdir(parents=True)
+        write(tmp_path / "parts" / part / f"log_{part}", rows(40))
+    assert load_clicks(f"path:{tmp_path}/parts/*/*", 0, 100).info["source"] == ["log_9", "log_10"]
+
+
 @pytest.mark.parametrize("integers", [False, True], ids=["hexadecimal", "integers"])
 def test_criteo_parquet_is_the_same_as_tsv(tmp_path, integers):
     lines = rows(100)
@@ -181,6 +204,48 @@ def test_missing_and_mixed_files_are_refused(tmp_path):
         load_clicks(f"path:{tmp_path}/b.parquet", 0, 100)
     with pytest.raises(BadInput, match="hash_buckets=1"):
         load_clicks(f"path:{tmp_path}/a.tsv", 0, 1)
+
+
+TOO_LONG = {
+    "train.txt": r"train\.txt' has more than 90 rows: cut it, e\.g\. head -n 90 '.*train\.txt' > part\.tsv",
+    "train.txt.gz": r"cut it, e\.g\. zcat '.*train\.txt\.gz' \| head -n 90 > part\.tsv",
+    "train.parquet": r"train\.parquet' has 100 rows, more than 90: write fewer rows",
+}
+
+
+def write_table(path, lines):
+    pq.write_table(pa.table({f"c{i}": column for i, column in enumerate(zip(*lines, strict=True))}), path)
+
+
+@pytest.mark.parametrize("name", TOO_LONG)
+def test_too_many_rows_are_refused_before_all_are_read(tmp_path, monkeypatch, name):
+    monkeypatch.setattr("workloads.data.click_files.MOST_ROWS", 90)
+    monkeypatch.setattr(pq, "read_table", lambda path: pytest.fail(f"'{path}' is read"))
+    if name.endswith("parquet"):
+        write_table(tmp_path / name, rows(100))
+    else:  # the last of several blocks is malformed: who reads it says so
+        write(tmp_path / name, rows(100) * 150 + [["shoes"]], gzip.open if name.endswith("gz") else open)
+    with pytest.raises(BadInput, match=TOO_LONG[name]):
+        load_clicks(f"path:{tmp_path}/{name}", 0, 100)
+
+
+@pytest.mark.parametrize("kind", ["tsv", "parquet"])
+def test_rows_are_counted_over_the_files(tmp_path, monkeypatch, kind):
+    for name in ("a", "b"):
+        (write if kind == "tsv" else write_table)(tmp_path / f"{name}.{kind}", rows(50))
+    monkeypatch.setattr("workloads.data.click_files.MOST_ROWS", 99)
+    with pytest.raises(BadInput, match=rf"up to '.*b\.{kind}' have more than 99 rows: name fewer files"):
+        load_clicks(f"path:{tmp_path}", 0, 100)
+    monkeypatch.setattr("workloads.data.click_files.MOST_ROWS", 100)
+    assert load_clicks(f"path:{tmp_path}", 0, 100).info["examples"] == {"train": 90, "validation": 5, "test": 5}
+
+
+def test_a_column_of_lists_is_refused(tmp_path):
+    columns = [list(column) for column in zip(*rows(100), strict=True)]
+    columns[20] = [[word] for word in columns[20]]
+    pq.write_table(pa.table({f"field {i}": column for i, column in enumerate(columns)}), tmp_path / "log.parquet")
+    with pytest.raises(BadInput, match=r"log\.parquet', column 21 \('field 20'\) is of type list<.*store hexadecimal"):
+        load_clicks(f"path:{tmp_path}/log.parquet", 0, 100)
 
 
 def test_long_held_out_blocks_are_thinned(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -214,6 +215,71 @@ def test_images_of_other_sizes_are_scaled_and_cropped_at_the_centre(tmp_path: Pa
     assert (images == 200).all()
 
 
+def write_images(root: Path, train: Any, **options: Any) -> Path:
+    """Two classes, of one image `train` in training and two plain ones in validation; returns the first of training."""
+    from PIL import Image
+
+    for name in ("a", "b"):
+        for split in ("train", "val"):
+            (root / split / name).mkdir(parents=True)
+        train.save(root / "train" / name / "0.png", **options)
+        for i in range(2):
+            Image.new("RGB", (6, 6)).save(root / "val" / name / f"{i}.png")
+    return root / "train" / "a" / "0.png"
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16B", "I"])
+def test_images_of_16_bits_are_scaled_to_8(tmp_path: Path, mode: str) -> None:
+    from PIL import Image
+
+    values = np.array([0, 128, 129, 257, 1000, 32767, 32768, 65406, 65407, 65535] + [514] * 26).reshape(6, 6)
+    dtype = {"I;16": "<u2", "I;16B": ">u2", "I": "<i4"}[mode]
+    image = Image.frombytes(mode, (6, 6), values.astype(dtype).tobytes())
+    file = write_images(tmp_path, image, format="PNG" if mode == "I;16" else "TIFF")  # Pillow goes by the content
+    with Image.open(file) as written:
+        assert written.mode == mode
+    images = loaded(tmp_path).splits["train"][0]
+    expected = [0, 0, 1, 1, 4, 127, 128, 254, 255, 255] + [2] * 26
+    np.testing.assert_array_equal(images, np.tile(np.reshape(expected, (6, 6, 1)), (2, 1, 1, 3)))
+
+
+@pytest.mark.parametrize(
+    ("mode", "value", "message"),
+    [
+        ("F", 0.5, r"a/0\.png' cannot be read \(it has floating-point values"),
+        ("I", 65536, r"a/0\.png' cannot be read \(it has values from 65536 to 65536, outside 0 to 65535"),
+        ("I", -1, "from -1 to -1"),
+    ],
+)
+def test_pixels_of_unknown_range_are_refused(tmp_path: Path, mode: str, value: float, message: str) -> None:
+    from PIL import Image
+
+    write_images(tmp_path, Image.new(mode, (6, 6), value), format="TIFF")
+    with pytest.raises(BadInput, match=message):
+        loaded(tmp_path)
+
+
+TRANSPARENT = {  # a pixel of a mode, options of the file, what is expected of it
+    "opaque": ("RGBA", (10, 20, 30, 255), {}, (10, 20, 30)),
+    "clear": ("RGBA", (10, 20, 30, 0), {}, (255, 255, 255)),
+    "half": ("RGBA", (0, 100, 255, 51), {}, (204, 224, 255)),  # an alpha of 0.2
+    "gray": ("LA", (100, 51), {}, (224, 224, 224)),
+    "palette": ("P", 0, {"transparency": 0}, (255, 255, 255)),
+    "key": ("RGB", (1, 2, 3), {"transparency": (1, 2, 3)}, (255, 255, 255)),
+    "another key": ("RGB", (1, 2, 3), {"transparency": (1, 2, 4)}, (1, 2, 3)),
+    "16 bits": ("I;16", 1000, {"transparency": 1000}, (255, 255, 255)),
+}
+
+
+@pytest.mark.parametrize("case", TRANSPARENT)
+def test_transparency_is_composited_over_white(tmp_path: Path, case: str) -> None:
+    from PIL import Image
+
+    mode, pixel, options, expected = TRANSPARENT[case]
+    write_images(tmp_path, Image.new(mode, (6, 6), pixel), **options)
+    np.testing.assert_array_equal(loaded(tmp_path).splits["train"][0], np.broadcast_to(expected, (2, 6, 6, 3)))
+
+
 def test_a_missing_pillow_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_folder(tmp_path, {"train": {"a": 1, "b": 1}, "val": {"a": 2, "b": 2}})
     monkeypatch.setitem(sys.modules, "PIL", None)
@@ -284,6 +350,20 @@ def write_npz(root: Path, **changes: Any) -> None:
     np.savez(root / "x.npz", **arrays(**changes))
 
 
+def write_damaged(root: Path) -> None:
+    """A compressed archive with a wrong byte in the first array's stream."""
+    np.savez_compressed(root / "x.npz", **arrays())
+    content = bytearray((root / "x.npz").read_bytes())
+    content[80] ^= 0xFF
+    (root / "x.npz").write_bytes(content)
+    with np.load(root / "x.npz") as archive, pytest.raises(zlib.error):
+        archive["train_images"]
+
+
+def black(*shape: int) -> np.ndarray:
+    return np.zeros(shape, np.uint8)
+
+
 BAD: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     "nothing there": (lambda root: None, "missing", "does not exist. Give a folder with train/CLASS"),
     "empty folder": (lambda root: None, "", "no layout known here"),
@@ -306,6 +386,62 @@ BAD: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     ),
     "objects": (lambda root: write_npz(root, odd=np.array([{}], object)), "x.npz", "no .npz of plain arrays"),
     "no archive": (lambda root: (root / "x.npz").write_text("text"), "x.npz", "no .npz of plain arrays"),
+    "damaged": (write_damaged, "x.npz", "no .npz of plain arrays"),
+    "no image": (
+        lambda root: write_npz(root, train_images=black(0, 6, 6, 3), train_labels=np.zeros(0, int)),
+        "x.npz",
+        r"train_images .* has shape \(0, 6, 6, 3\), no pixel: store at least one",
+    ),
+    "no pixel": (
+        lambda root: write_npz(root, test_images=black(10, 0, 0)),
+        "x.npz",
+        r"test_images .* \(10, 0, 0\), no",
+    ),
+    "one training label": (
+        lambda root: write_npz(root, train_labels=np.zeros(40, int)),
+        "x.npz",
+        "of 1 class; at least 2 are needed",
+    ),
+    "absurd label": (
+        lambda root: write_npz(root, train_labels=np.where(np.arange(40) < 4, np.arange(40) % 4, 41)),
+        "x.npz",
+        "train_labels .* holds 41, but only 40 images of 5 classes: number the classes from 0 to 4",
+    ),
+    "label beyond int32": (
+        lambda root: write_npz(root, train_labels=np.arange(40) % 4 + 2**32),
+        "x.npz",
+        r"train_labels .* holds 4294967299: number the classes from 0",
+    ),
+    "untrained test label": (
+        lambda root: write_npz(root, test_labels=np.arange(10)),
+        "x.npz",
+        "test images of label 4, but no training image of it",
+    ),
+    "untrained validation label": (
+        lambda root: write_npz(root, val_images=black(2, 6, 6, 3), val_labels=np.array([1, 9])),
+        "x.npz",
+        "val images of label 9, but no training image of it",
+    ),
+    "untrained label in a batch": (
+        lambda root: [write_cifar(root, count=10), *(_poke(root / f"data_batch_{i}.bin", 1) for i in (1, 2))],
+        "",
+        "test images of label 0, but no training image of it",
+    ),
+    "untrained class": (
+        lambda root: write_folder(root, {"train": {"a": 2, "b": 2, "c": 0}, "val": {"a": 2, "b": 2, "c": 1}}),
+        "",
+        "validation images of class 'c', but no training image of it: add some, or leave it out",
+    ),
+    "untrained class of test": (
+        lambda root: write_folder(root, {"train": {"a": 1, "b": 1, "c": 0}, "val": {"a": 2}, "test": {"c": 1}}),
+        "",
+        "test images of class 'c'",
+    ),
+    "one class with images": (
+        lambda root: write_folder(root, {"train": {"a": 2, "b": 0}, "val": {"a": 2}}),
+        "",
+        "of 1 class; at least 2 are needed",
+    ),
     "oblong": (
         lambda root: write_npz(root, train_images=np.zeros((40, 6, 8), np.uint8)),
         "x.npz",
@@ -348,6 +484,13 @@ def test_malformed_files_name_the_fix(tmp_path: Path, case: str) -> None:
     write(tmp_path)
     with pytest.raises(BadInput, match=message):
         loaded(tmp_path / name if name else tmp_path, size=32)
+
+
+def test_classes_without_images_and_numbers_with_gaps_are_kept(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"train": {"a": 2, "b": 2, "c": 0}, "val": {"a": 2, "b": 2}})
+    assert loaded(tmp_path).classes == 3
+    write_npz(tmp_path, train_labels=np.arange(40) % 4 * 10, test_labels=np.arange(10) % 4 * 10)
+    assert loaded(tmp_path / "x.npz").classes == 31
 
 
 def test_what_does_not_fit_in_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,7 +59,7 @@ def test_resizing_keeps_smooth_images():
     np.testing.assert_allclose(np.abs(np.fft.fft2(small)), np.abs(np.fft.fft2(exact)), atol=1e-9)
 
 
-def write_volume(path, slices=4, height=40, width=36, view=(32, 32), seed=0, **changes):
+def write_volume(path, slices=4, height=40, width=36, view=(32, 32), seed=0, with_max=True, **changes):
     """A file as fastMRI's: k-space, the cropped magnitude image, and its largest value."""
     h5py = pytest.importorskip("h5py", reason="h5py is in the dev extra")
     images = scans(slices, height, width, seed) * 1e-4
@@ -70,7 +70,8 @@ def write_volume(path, slices=4, height=40, width=36, view=(32, 32), seed=0, **c
         for name, values in entries.items():
             if values is not None:
                 file[name] = values
-        file.attrs["max"] = reconstruction.max()
+        if with_max:
+            file.attrs["max"] = reconstruction.max()
     return reconstruction
 
 
@@ -102,6 +103,37 @@ def test_the_workload_trains_on_files(tmp_path):
     assert workload.load() is data
     write_volume(tmp_path / "file0.h5", seed=99)
     assert workload.load().info["sha256"] != data.info["sha256"]
+
+
+@pytest.mark.parametrize("with_max", [True, False])
+def test_slices_are_of_all_volumes_and_evenly_spaced(tmp_path, with_max):
+    for i in range(12):
+        write_volume(tmp_path / f"file{i}.h5", slices=2 if i == 5 else 9, seed=i, with_max=with_max)
+    every = kspace.load_folder(tmp_path, 16, MOST)
+    found = kspace.load_folder(tmp_path, 16, {"train": 33, "validation": 3, "test": 2})
+    assert found.info["slices"] == {"train": 33, "validation": 3, "test": 2}
+
+    def rows(split):
+        """Where the slices lie among all of the split."""
+        chosen, sources = found.splits[split].images, every.splits[split].images
+        return [int(np.flatnonzero((sources == image).all(axis=(1, 2)))[0]) for image in chosen]
+
+    names = found.info["files"]["train"]
+    ends = np.cumsum([2 if name == "file5.h5" else 9 for name in names])
+    counts = np.bincount(np.searchsorted(ends, rows("train"), side="right"), minlength=10)
+    assert all(count in ((2,) if name == "file5.h5" else (3, 4)) for name, count in zip(names, counts, strict=True))
+    assert rows("validation") == [1, 4, 7]
+    np.testing.assert_array_equal(found.splits["train"].peak, every.splits["train"].peak[rows("train")])
+    few = kspace.load_folder(tmp_path, 16, {"train": 4, "validation": 9, "test": 9}).info
+    assert few["slices"]["train"] == 4
+    assert few["files"]["train"] == names[:4]
+
+
+def test_a_split_of_one_slice_is_refused(tmp_path):
+    for i in range(3):
+        write_volume(tmp_path / f"file{i}.h5", slices=1)
+    with pytest.raises(BadInput, match=r"leaves 1 slice to the train split .*give more volumes"):
+        kspace.load_folder(tmp_path, 16, MOST)
 
 
 @pytest.mark.parametrize(

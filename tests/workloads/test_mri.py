@@ -12,6 +12,8 @@ import pytest
 from tests.workloads.coordinates import slopes, uneven
 from workloads import mri as module
 from workloads.base import BadInput
+from workloads.data import phantoms
+from workloads.data.kspace import Scans, ScanSet
 from workloads.mri import MRI
 
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -101,6 +103,7 @@ def test_similarity_is_that_of_the_images_in_their_own_units(monkeypatch):
 
 def test_trivial_and_oracle():
     assert 0.3 < SMALL.trivial_metric() < 0.9
+    assert SMALL.trivial_metric("test") != SMALL.trivial_metric()
     full = SMALL.replace(acceleration=1)
     arrays = full.load().arrays
     np.testing.assert_allclose(arrays["test_inputs"], arrays["test_targets"], atol=1e-3)
@@ -113,6 +116,31 @@ def test_masks_depend_on_the_seed_only():
     other = SMALL.replace(acceleration=2).load().arrays
     np.testing.assert_array_equal(other["train_peak"], DATA["train_peak"])
     assert np.any(other["train_inputs"] != DATA["train_inputs"])
+
+
+def test_the_largest_generated_images_load():
+    large = SMALL.replace(image_size=96)
+    large.validate()
+    assert large.load().arrays["validation_inputs"].shape == (10, 96, 96)
+    SMALL.replace(image_size=100, data="path:anywhere").validate()
+
+
+def test_normalisation_does_not_depend_on_the_unit():
+    """And a black image, of a volume that is not, stays black."""
+    scans = phantoms.generate(5, 16, (8, 4, 4))
+    shades = {name: one.images.copy() for name, one in scans.splits.items()}
+    shades["train"][0] = 0.0
+
+    def measured(unit):
+        splits = {name: Scans(shades[name] * unit, one.peak * unit) for name, one in scans.splits.items()}
+        return module._arrays(ScanSet(splits), 0, 4).arrays
+
+    wanted, found = (measured(np.float32(unit)) for unit in (1.0, 2.0**-40))  # a power of two rounds nothing
+    for name in ("inputs", "targets"):
+        assert not found[f"train_{name}"][0].any()
+        for split in scans.splits:
+            np.testing.assert_array_equal(found[f"{split}_{name}"], wanted[f"{split}_{name}"])
+    assert np.all(found["train_inputs"][1:].std(axis=(1, 2)) > 0.9)
 
 
 def test_coordinate_check():
@@ -131,6 +159,7 @@ def test_coordinate_check():
         ({"image_size": 18}, "divisible by"),
         ({"image_size": 4}, "at least 7"),
         ({"image_size": 16, "depth": 4}, "leaves one pixel"),
+        ({"image_size": 100}, "at most 96 with generated data.*workload.data=path:FOLDER"),
         ({"acceleration": 0}, "acceleration=0"),
         ({"acceleration": 17}, "acceleration=17"),
         ({"data_seed": -1}, "data_seed=-1"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from workloads.base import BadInput
-from workloads.data.parallel import EOS, PAD, UNKNOWN, load_files
+from workloads.data.parallel import EOS, PAD, SPECIAL, UNKNOWN, load_files
 from workloads.translation import Translation
 
 HELD_OUT = {"validation": 256, "test": 256}
@@ -56,6 +56,20 @@ def test_a_sentence_is_in_one_split_only(tmp_path):
     corpus = load_files(*write(tmp_path, source * 2, target * 2), 32, 1000, HELD_OUT)
     held = {tuple(row) for split in ("validation", "test") for row in corpus.source[split]}
     assert held.isdisjoint(tuple(row) for row in corpus.source["train"])
+
+
+@pytest.mark.parametrize("word", SPECIAL)
+def test_words_written_like_special_ones_are_unknown(tmp_path, word):
+    texts = [text.replace("w3 ", f"{word} ") for text in numbered(200)]
+    assert f"{word} " in texts[0]
+    corpus = load_files(*write(tmp_path, *texts), 32, 1000, HELD_OUT)
+    for tokens in (*corpus.source.values(), *corpus.target.values()):
+        for sentence in tokens:
+            end = sentence.tolist().index(EOS)
+            assert np.all(sentence[:end] >= UNKNOWN)
+            assert np.all(sentence[end + 1 :] == PAD)
+    plain = load_files(*write(tmp_path, *numbered(200)), 32, 1000, HELD_OUT)
+    assert np.sum(corpus.source["train"] == UNKNOWN) > np.sum(plain.source["train"] == UNKNOWN)
 
 
 def test_long_and_empty_sentences_are_left_out(tmp_path):

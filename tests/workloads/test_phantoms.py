@@ -77,6 +77,18 @@ def test_patches_come_from_their_columns(monkeypatch):
         assert found.max() - found.min() > 0.5 * (high - low)
 
 
+def test_larger_images_have_the_scales_that_fit(monkeypatch):
+    assert all(photograph.shape == phantoms._PHOTOGRAPH for photograph in phantoms._photographs())
+    largest = phantoms.largest_size()
+    assert generate(3, largest, (20, 20, 20)).splits["test"].images.shape == (20, largest, largest)
+    ramp = np.broadcast_to(np.arange(640, dtype=np.float32), (427, 640))
+    monkeypatch.setattr(phantoms, "_photographs", lambda: [ramp, ramp])
+    for size, scales in ((largest // 2, {1, 2}), (largest // 2 + 1, {1}), (largest, {1})):
+        for columns in phantoms._COLUMNS:  # all splits alike
+            span = np.ptp(patches(rng(), 20, size, columns), axis=(1, 2)) / (size - 1)
+            assert set(span.round(3)) == scales
+
+
 def test_share_of_photographs():
     """A phantom's corners are black, a photograph's are not."""
     dark = np.abs(SCANS.splits["train"].images)[:, [0, 0, -1, -1], [0, -1, 0, -1]].max(axis=1) < 1e-6

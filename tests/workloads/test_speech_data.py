@@ -225,14 +225,15 @@ def test_recordings_are_read_as_they_are(tmp_path: Path, ending: str) -> None:
     speech = load(library(tmp_path, ending))
     assert speech.sample_rate == 8000
     assert speech.alphabet == " '" + "".join(sorted(set("".join(TEXTS)) - set(" '")))
-    assert [speech.transcripts(split) for split in SPLITS] == [TEXTS[:3], TEXTS[3:4], TEXTS[4:]]
-    np.testing.assert_array_equal(speech.arrays["train_samples"], [12800, 6400, 9600])
-    for split, first in (("train", 0), ("validation", 3), ("test", 4)):
-        audio, samples = speech.arrays[f"{split}_audio"], speech.arrays[f"{split}_samples"]
+    assert [sorted(speech.transcripts(split)) for split in SPLITS] == [sorted(TEXTS[:3]), TEXTS[3:4], sorted(TEXTS[4:])]
+    sizes = dict(zip(TEXTS, (12800, 6400, 9600, 7200, 8000, 8800), strict=True))
+    for split in SPLITS:
+        audio, texts = speech.arrays[f"{split}_audio"], speech.transcripts(split)
         assert audio.shape[1] == 12800
-        for row, size in enumerate(samples):
-            np.testing.assert_array_equal(audio[row, :size], SOUNDS[first + row, :size])
-            assert not audio[row, size:].any()
+        assert speech.arrays[f"{split}_samples"].tolist() == [sizes[text] for text in texts]
+        for row, text in zip(audio, texts, strict=True):
+            np.testing.assert_array_equal(row[: sizes[text]], SOUNDS[TEXTS.index(text), : sizes[text]])
+            assert not row[sizes[text] :].any()
     assert speech.info["utterances"] == {"train": 3, "validation": 1, "test": 2}
     assert len(speech.info["sha256"]) == 64
 
@@ -240,10 +241,41 @@ def test_recordings_are_read_as_they_are(tmp_path: Path, ending: str) -> None:
 def test_limits_on_recordings_are_kept_and_counted(tmp_path: Path) -> None:
     library(tmp_path)
     (tmp_path / "test-clean/7/8/7-8.trans.txt").write_text("7-8-0004 FAR TOO MANY LETTERS FOR ONE\n")
-    speech = load(tmp_path, most=(1, 9, 9), milliseconds=1200)
-    assert speech.transcripts("train") == TEXTS[1:2]
+    speech = load(tmp_path, most=(2, 9, 9), milliseconds=1200)
+    assert sorted(speech.transcripts("train")) == sorted(TEXTS[1:3])
     assert speech.transcripts("test") == TEXTS[5:]
     assert speech.info["left_out"] == {"too_long": 1, "too_fast": 1}
+
+
+def crowd(root: Path) -> Path:
+    """20 training speakers, each of whom says a letter of his own in ten recordings."""
+    library(root)
+    (root / "train-other-5/3/4/3-4.trans.txt").unlink()
+    (root / "train-clean-5/1/2/1-2.trans.txt").unlink()
+    for number, letter in enumerate("ABCDEFGHIJKLMNOPQRST"):
+        folder = root / f"train-many/{100 + number}/1"
+        folder.mkdir(parents=True)
+        names = [f"{100 + number}-1-{take:04d}" for take in range(10)]
+        for name in names:
+            write_wav(folder / f"{name}.wav", SOUNDS[0, :1600])
+        (folder / f"{100 + number}-1.trans.txt").write_text("".join(f"{name} {letter}\n" for name in names))
+    return root
+
+
+def test_recordings_are_of_all_speakers_and_mixed(tmp_path: Path) -> None:
+    crowd(tmp_path / "first")
+    few, every = (load(tmp_path / "first", most=(most, 9, 9)).transcripts("train") for most in (40, 999))
+    assert [few.count(letter) for letter in sorted(set(few))] == [2] * 20
+    assert [every.count(letter) for letter in sorted(set(every))] == [10] * 20
+    for rows in (few, every):
+        assert all(len(set(rows[:count])) > count / 2 for count in range(1, 21)), "any prefix is of many speakers"
+    assert load(crowd(tmp_path / "second"), most=(40, 9, 9)).transcripts("train") == few
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
+    transcript = library(tmp_path) / "dev-clean/5/6/5-6.trans.txt"
+    transcript.write_text(transcript.read_text("utf-8"), "utf-8-sig")
+    assert load(tmp_path).transcripts("validation") == TEXTS[3:4]
 
 
 def test_changed_recordings_are_another_data_set(tmp_path: Path) -> None:
@@ -264,6 +296,10 @@ def without_words(root: Path) -> None:
     (root / "dev-clean/5/6/5-6.trans.txt").write_text("5-6-0003\n")
 
 
+def latin_1(root: Path) -> None:
+    (root / "dev-clean/5/6/5-6.trans.txt").write_text("5-6-0003 CAF\u00c9\n", "latin-1")
+
+
 def stereo(root: Path) -> None:
     write_wav(root / "dev-clean/5/6/5-6-0003.wav", SOUNDS[:2, :100], channels=2)
 
@@ -282,6 +318,7 @@ def broken(root: Path) -> None:
         (without_transcript, "has no validation recordings.*SPLIT/SPEAKER/CHAPTER"),
         (without_sound, r"neither 5-6-0003\.flac nor 5-6-0003\.wav"),
         (without_words, "must be the recording's name and its words"),
+        (latin_1, r"5-6\.trans\.txt' is not UTF-8 text"),
         (stereo, "one channel"),
         (two_rates, "differ in sample rate"),
         (broken, "not a readable WAV"),

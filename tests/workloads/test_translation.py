@@ -136,6 +136,8 @@ def test_trivial_and_oracle():
     assert 0 < trivial < 5
     assert 80 < oracle < 95
     assert workload.replace(data_seed=1).oracle_metric() != oracle
+    assert workload.oracle_metric("test") != oracle  # targets are set on the validation split, and so are their ends
+    assert workload.trivial_metric("test") != trivial
 
 
 def test_tokens_are_target_words():

@@ -10,6 +10,7 @@ import functools
 import glob
 import hashlib
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,12 @@ Stamp = tuple[str, int, int]  # path, bytes, modification time in ns
 
 
 def load(written: str, hash_buckets: int) -> Clicks:
-    """The click log in a file, a folder or a glob, files in the order of their names; cached per process.
+    """The click log in a file, a folder or a glob, files in the order of their names (day_2 before day_10); cached per process.
 
     A category's row is 1 + its number modulo (hash_buckets - 1); row 0 of every field is for empty fields. Integers n become
     log(1 + max(n, 0)), empty ones 0. The last 10% of the rows are held out, the first half of them for validation, as later
     days are in AlgoPerf; where that is more than a generated split has, rows spread evenly over it.
-    Raises BadInput where files are missing, unreadable, empty or malformed.
+    Raises BadInput where files are missing, unreadable, empty or malformed, or have more than MOST_ROWS rows.
     """
     if hash_buckets < 2:
         raise BadInput(f"workload.hash_buckets={hash_buckets} must be at least 2: one is for empty fields")
@@ -55,17 +56,21 @@ def load(written: str, hash_buckets: int) -> Clicks:
 def _resolve(written: str) -> list[Path]:
     path = Path(written).expanduser()
     found = path.iterdir() if written and path.is_dir() else map(Path, glob.glob(os.path.expanduser(written)))
-    return sorted(file for file in found if file.is_file() and not file.name.startswith("."))
+    return sorted((file for file in found if file.is_file() and not file.name.startswith(".")), key=_natural)
+
+
+def _natural(path: Path) -> tuple[list[list[tuple[int, int]]], Path]:
+    """A sort key: as text, but runs of digits by their numbers, so that later days come last."""
+    runs = [re.findall(r"[0-9]+|[^0-9]", part) for part in path.parts]
+    return [[(ord("0"), int(run)) if run[0] in "0123456789" else (ord(run), 0) for run in part] for part in runs], path
 
 
 @functools.lru_cache(maxsize=2)
 def _cached(stamps: tuple[Stamp, ...], hash_buckets: int) -> Clicks:
     files = [Path(name) for name, _, _ in stamps]
-    tables = []
+    tables: list[Any] = []
     for path in files:
-        tables.append(_read(path))
-        if (rows := sum(table.num_rows for table in tables)) > MOST_ROWS:
-            raise BadInput(f"the click logs up to '{path}' have {rows} rows, more than {MOST_ROWS}: name fewer files")
+        tables.append(_read(path, sum(table.num_rows for table in tables)))
     parts = [_columns(path, table, hash_buckets) for path, table in zip(files, tables, strict=True)]
     labels, counts, ids = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     rows = _split_rows(len(labels))
@@ -101,23 +106,15 @@ def _split_rows(total: int) -> dict[str, np.ndarray]:
     return found
 
 
-def _read(path: Path) -> Any:
-    """One file as a table of 40 columns: floats for the label and the integers, then strings or integers."""
+def _read(path: Path, before: int) -> Any:
+    """One file as a table of 40 columns: floats for the label and the integers, then strings or integers.
+
+    It is refused, before all of it is in memory, where it and the rows `before` it are more than MOST_ROWS.
+    """
     import pyarrow as pa
-    from pyarrow import csv, parquet
 
     try:
-        if path.suffix == ".parquet":
-            table = parquet.read_table(path)
-        else:
-            names = [f"c{i}" for i in range(1 + INTEGERS + CATEGORIES)]
-            types = {name: pa.string() if i > INTEGERS else pa.float64() for i, name in enumerate(names)}
-            table = csv.read_csv(
-                path,
-                csv.ReadOptions(column_names=names),
-                csv.ParseOptions(delimiter="\t", quote_char=False),
-                csv.ConvertOptions(column_types=types, null_values=[""], strings_can_be_null=True),
-            )
+        table = _read_parquet(path, before) if path.suffix == ".parquet" else _read_tsv(path, before)
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise BadInput(f"click log '{path}' cannot be read ({reason}); its columns must be: {LAYOUT}") from None
@@ -127,6 +124,44 @@ def _read(path: Path) -> Any:
             f"{1 + INTEGERS + CATEGORIES} is needed: {LAYOUT}"
         )
     return table
+
+
+def _read_parquet(path: Path, before: int) -> Any:
+    from pyarrow import parquet
+
+    _check_rows(path, before, parquet.read_metadata(path).num_rows)
+    return parquet.read_table(path)
+
+
+def _read_tsv(path: Path, before: int) -> Any:
+    import pyarrow as pa
+    from pyarrow import csv
+
+    names = [f"c{i}" for i in range(1 + INTEGERS + CATEGORIES)]
+    types = {name: pa.string() if i > INTEGERS else pa.float64() for i, name in enumerate(names)}
+    batches, rows = [], 0
+    with csv.open_csv(
+        path,
+        csv.ReadOptions(column_names=names),
+        csv.ParseOptions(delimiter="\t", quote_char=False),
+        csv.ConvertOptions(column_types=types, null_values=[""], strings_can_be_null=True),
+    ) as reader:
+        for batch in reader:
+            batches.append(batch)
+            rows += batch.num_rows
+            _check_rows(path, before, rows)
+        return pa.Table.from_batches(batches, reader.schema)
+
+
+def _check_rows(path: Path, before: int, rows: int) -> None:
+    if before + rows <= MOST_ROWS:
+        return
+    if before:
+        raise BadInput(f"the click logs up to '{path}' have more than {MOST_ROWS} rows: name fewer files")
+    if path.suffix == ".parquet":
+        raise BadInput(f"click log '{path}' has {rows} rows, more than {MOST_ROWS}: write fewer rows to it")
+    lines = f"zcat '{path}' | head -n {MOST_ROWS}" if path.suffix == ".gz" else f"head -n {MOST_ROWS} '{path}'"
+    raise BadInput(f"click log '{path}' has more than {MOST_ROWS} rows: cut it, e.g. {lines} > part.tsv")
 
 
 def _columns(path: Path, table: Any, hash_buckets: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -154,7 +189,15 @@ def _numbers(path: Path, table: Any, column: int) -> np.ndarray:
 
 def _hashed(path: Path, table: Any, column: int, hash_buckets: int) -> np.ndarray:
     """A column of categories as (N,) int32 rows of its table."""
-    encoded = table.column(column).combine_chunks().dictionary_encode()
+    import pyarrow as pa
+
+    try:
+        encoded = table.column(column).combine_chunks().dictionary_encode()
+    except pa.ArrowException:
+        raise BadInput(
+            f"click log '{path}', column {column + 1} ('{table.column_names[column]}') is of type "
+            f"{table.column(column).type}, no category: store hexadecimal strings or integers; expected: {LAYOUT}"
+        ) from None
     rows = np.full(len(encoded.dictionary) + 1, _MISSING, np.int32)  # the last one stands for null
     for i, value in enumerate(encoded.dictionary.to_pylist()):
         if value is None or value == "":

@@ -4,18 +4,26 @@ FOLDER/train/CLASS/*.png|jpg, FOLDER/val/CLASS/*, optionally FOLDER/test/CLASS/*
 FILE.npz      train_images, train_labels, test_images, test_labels, optionally val_images and val_labels: (N, S, S) or
               (N, S, S, C) uint8, and (N,) or (N, 1) integers
 FOLDER/data_batch_*.bin, FOLDER/test_batch.bin     CIFAR-10's binary version
+
+Image files become RGB of 8 bits: 16-bit values are divided by 257, and what is transparent is composited over white.
 """
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from workloads.base import BadInput
 from workloads.data.image_set import SPLITS, ImageSet, Split, build, held_out, spread
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 LAYOUTS = (
     "a folder with train/CLASS/*.png and val/CLASS/*.png (or .jpg), an .npz file with train_images, train_labels, "
@@ -25,7 +33,19 @@ SUFFIXES = (".png", ".jpg", ".jpeg")
 MOST_BYTES = 2**31  # of pixels: all splits lie in memory
 _CIFAR_SIDE, _CIFAR_CLASSES = 32, 10
 _CIFAR_RECORD = 1 + 3 * _CIFAR_SIDE**2
+_MOST_16_BIT = 2**16 - 1
 _MOST_HELD_OUT = 0.1  # of the training images, where no file is for validation
+_DAMAGED = (  # what NumPy raises for files that are no .npz, or broken ones
+    OSError,
+    ValueError,
+    AttributeError,
+    TypeError,
+    EOFError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+    tokenize.TokenError,
+)
 _Listing = tuple[list[Path], np.ndarray]
 
 
@@ -66,6 +86,7 @@ def _load_folder(root: Path, size: int, validation: int) -> ImageSet:
         files, labels = listed["validation"]
         listed["validation"], listed["test"] = (files[::2], labels[::2]), (files[1::2], labels[1::2])
         rule = "by folder; test is every second image of val (there is no folder test)"
+    _check_labels({split: labels for split, (_, labels) in listed.items()}, root, names)
     files, labels = listed["validation"]
     kept = spread(np.arange(len(files)), validation)
     listed["validation"] = [files[row] for row in kept], labels[kept]
@@ -93,7 +114,7 @@ def _listing(folder: Path, names: Sequence[str]) -> _Listing:
 
 
 def _read_all(files: Sequence[Path], size: int) -> np.ndarray:
-    """(N, size, size, 3) uint8: scaled so that the shorter side fits, and cropped at the centre."""
+    """(N, size, size, 3) uint8: scaled so that the shorter side fits, and cropped at the centre; see _rgb for the colours."""
     try:
         from PIL import Image, ImageOps
     except ImportError:
@@ -102,10 +123,33 @@ def _read_all(files: Sequence[Path], size: int) -> np.ndarray:
     for row, file in enumerate(files):
         try:
             with Image.open(file) as image:
-                pixels[row] = np.asarray(ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BILINEAR))
+                pixels[row] = np.asarray(ImageOps.fit(_rgb(image), (size, size), Image.Resampling.BILINEAR))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise BadInput(f"image '{file}' cannot be read ({error}): write it again as PNG or JPEG") from None
     return pixels
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB: 16-bit values divided by 257, so that 65535 is white, and transparency composited over white.
+
+    Raises ValueError where the values have no known range: floats, and integers outside 16 bits.
+    """
+    from PIL import Image
+
+    if image.mode.startswith("F"):
+        raise ValueError("it has floating-point values, of no known range")
+    if image.mode.startswith("I"):  # one channel; some versions of Pillow open 16-bit PNG as I, of 32 bits
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > _MOST_16_BIT:
+            raise ValueError(f"it has values from {values.min()} to {values.max()}, outside 0 to {_MOST_16_BIT}")
+        gray = (values + 128) // 257  # 257 is odd: there are no halves to round
+        if "transparency" in image.info:
+            gray[values == image.info["transparency"]] = 255
+        return Image.fromarray(gray.astype(np.uint8)).convert("RGB")
+    if image.getbands()[-1] in ("A", "a") or "transparency" in image.info:
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")
 
 
 # --- arrays
@@ -115,12 +159,15 @@ def _load_npz(path: Path, size: int, validation: int) -> ImageSet:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, AttributeError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         raise BadInput(f"'{path}' is no .npz of plain arrays ({error}). Give {LAYOUTS}") from None
-    splits = {"train": _arrays(arrays, "train", path), "test": _arrays(arrays, "test", path)}
+    given = ("train", "test", "val") if "val_images" in arrays else ("train", "test")
+    splits = {split: _arrays(arrays, split, path) for split in given}
+    _check_labels({split: labels for split, (_, labels) in splits.items()}, path)
+    _check_numbering(splits["train"][1], path)
     rule = "by array name"
-    if "val_images" in arrays:
-        images, labels = _arrays(arrays, "val", path)
+    if "val" in splits:
+        images, labels = splits.pop("val")
         kept = spread(np.arange(len(labels)), validation)
         splits["validation"] = images[kept], labels[kept]
     else:
@@ -148,9 +195,22 @@ def _arrays(arrays: dict[str, np.ndarray], split: str, path: Path) -> Split:
             f"{names[1]} in '{path}' is {labels.dtype} of shape {labels.shape}: store one integer for each of the "
             f"{len(images)} images"
         )
-    if labels.min(initial=0) < 0:
-        raise BadInput(f"{names[1]} in '{path}' holds {labels.min()}: number the classes from 0")
+    for label in (labels.min(initial=0), labels.max(initial=0)):
+        if not 0 <= label <= np.iinfo(np.int32).max:
+            raise BadInput(f"{names[1]} in '{path}' holds {label}: number the classes from 0")
+    if not images.size:
+        raise BadInput(f"{names[0]} in '{path}' has shape {images.shape}, no pixel: store at least one image")
     return images.reshape(*images.shape[:3], -1), labels.reshape(-1).astype(np.int32)
+
+
+def _check_numbering(labels: np.ndarray, path: Path) -> None:
+    """Refuse a label beyond the number of training images: it would make a model of mostly empty classes."""
+    if labels.max() > len(labels):
+        classes = len(np.unique(labels))
+        raise BadInput(
+            f"train_labels in '{path}' holds {labels.max()}, but only {len(labels)} images of {classes} classes: number the "
+            f"classes from 0 to {classes - 1}"
+        )
 
 
 # --- CIFAR-10's binary version
@@ -164,8 +224,10 @@ def _load_cifar(root: Path, size: int, validation: int) -> ImageSet:
     _check_side((_CIFAR_SIDE, _CIFAR_SIDE), size, root)
     parts = [_cifar_batch(file) for file in batches]
     whole = np.concatenate([images for images, _ in parts]), np.concatenate([labels for _, labels in parts])
+    tested = _cifar_batch(test)
+    _check_labels({"train": whole[1], "test": tested[1]}, root)
     train, held, rule = _hold_out(whole, validation)
-    splits = {"train": train, "validation": held, "test": _cifar_batch(test)}
+    splits = {"train": train, "validation": held, "test": tested}
     return _built(splits, _CIFAR_CLASSES, {"data": "CIFAR-10, binary version", "split": rule}, root)
 
 
@@ -190,6 +252,26 @@ def _cifar_batch(file: Path) -> Split:
 
 
 # --- what all layouts share
+
+
+def _check_labels(labels: Mapping[str, np.ndarray], path: Path, names: Sequence[str] = ()) -> None:
+    """Refuse fewer than two classes, and classes of other splits that are never trained.
+
+    labels: (N,) of every split as the user gave them. names: of the classes, where they have any.
+    """
+    trained = np.unique(labels["train"])
+    if len(trained) < 2:
+        raise BadInput(
+            f"the training images of '{path}' are of {len(trained)} class{'' if len(trained) == 1 else 'es'}; at least 2 are "
+            f"needed: add images of others"
+        )
+    for split, found in labels.items():
+        untrained = np.setdiff1d(found, trained)
+        if len(untrained):
+            label = f"class '{names[untrained[0]]}'" if names else f"label {untrained[0]}"
+            raise BadInput(
+                f"'{path}' has {split} images of {label}, but no training image of it: add some, or leave it out of {split}"
+            )
 
 
 def _hold_out(train: Split, validation: int) -> tuple[Split, Split, str]:

@@ -103,16 +103,25 @@ def load_folder(folder: Path, size: int, most: Mapping[str, int]) -> ScanSet:
     A slice is brought to the field of view of the file's reconstruction, as fastMRI does, by cropping the middle of the fully
     sampled image, and then to size x size pixels by cropping k-space; its magnitude is the target (at full size it is
     `reconstruction_esc`). peak is the file's attribute `max`, else the largest magnitude of the volume.
-    most: split -> the most slices it may have. Raises BadInput on missing or malformed files, or fewer than three.
+    most: split -> the most slices it may have, evenly spaced ones of each of its files, about as many of one as of another.
+    Raises BadInput on missing or malformed files, fewer than three, or a split of fewer than two slices.
     """
     files = _files(folder)
     ends = np.round(np.cumsum(_SHARES) * len(files)).astype(int)
     ends = np.maximum.accumulate(np.minimum(np.maximum(ends, [1, 2, 3]), len(files) - np.array([2, 1, 0])))
     chosen = dict(zip(SPLITS, np.split(np.array(files, dtype=object), ends[:-1]), strict=True))
-    splits = {split: _read_all(list(chosen[split]), size, most[split]) for split in SPLITS}
+    splits: dict[str, Scans] = {}
+    names: dict[str, list[str]] = {}
+    for split in SPLITS:
+        splits[split], names[split] = _read_all(list(chosen[split]), size, most[split])
+        if len(splits[split].peak) < 2:
+            raise BadInput(
+                f"'{folder}' leaves {len(splits[split].peak)} slice to the {split} split ({', '.join(names[split])}), which "
+                f"needs 2: give more volumes, or more slices"
+            )
     info = {
         "source": "fastMRI files",
-        "files": {split: [path.name for path in chosen[split]] for split in SPLITS},
+        "files": names,
         "slices": {split: len(scans.peak) for split, scans in splits.items()},
         "sha256": fingerprint(splits),
     }
@@ -138,20 +147,24 @@ def fingerprint(splits: Mapping[str, Scans]) -> str:
     return digest.hexdigest()
 
 
-def _read_all(files: Sequence[Path], size: int, most: int) -> Scans:
+def _read_all(files: Sequence[Path], size: int, most: int) -> tuple[Scans, list[str]]:
+    """At most `most` slices and the names of the files they are of; what a short file lacks the later ones make up for."""
     images: list[np.ndarray] = []
     peaks: list[np.ndarray] = []
-    for path in files:
-        if sum(map(len, images)) >= most:
+    left = most
+    for number, path in enumerate(files):
+        share = -(-left // (len(files) - number))
+        if not share:
             break
-        volume, peak = _read(path, size)
-        images.append(volume)
-        peaks.append(np.full(len(volume), peak, np.float32))
-    return Scans(np.concatenate(images)[:most].astype(np.complex64), np.concatenate(peaks)[:most])
+        slices, peak = _read(path, size, share)
+        images.append(slices.astype(np.complex64))
+        peaks.append(np.full(len(slices), peak, np.float32))
+        left -= len(slices)
+    return Scans(np.concatenate(images), np.concatenate(peaks)), [path.name for path in files[: len(images)]]
 
 
-def _read(path: Path, size: int) -> tuple[np.ndarray, float]:
-    """(slices, size, size) complex images and their data range."""
+def _read(path: Path, size: int, most: int) -> tuple[np.ndarray, float]:
+    """At most `most` evenly spaced slices, (slices, size, size) complex, and the data range of their volume."""
     try:
         import h5py
     except ImportError:
@@ -163,20 +176,27 @@ def _read(path: Path, size: int) -> tuple[np.ndarray, float]:
                 raise BadInput(
                     f"'{path}' has {', '.join(sorted(file)) or 'nothing'} in it; data=path:FOLDER must be {LAYOUT}"
                 )
-            kspace, field_of_view = np.asarray(file["kspace"]), file[names[0]].shape[-2:]
+            shape, dtype, field_of_view = file["kspace"].shape, file["kspace"].dtype, file[names[0]].shape[-2:]
+            _check(path, shape, dtype, field_of_view, size)
             peak = float(file.attrs.get("max", 0.0))
+            count = min(most, shape[0])
+            chosen = [(2 * index + 1) * shape[0] // (2 * count) for index in range(count)]
+            kspace = file["kspace"][chosen if peak else slice(None)]  # all of them, for the largest magnitude
     except OSError as error:
         raise BadInput(f"'{path}' is no readable HDF5 file ({error}); data=path:FOLDER must be {LAYOUT}") from None
-    if kspace.ndim != 3 or not np.iscomplexobj(kspace) or not len(kspace):
+    rows, columns = (_middle(k, f) for k, f in zip(shape[1:], field_of_view, strict=True))
+    slices = resized(to_images(kspace)[:, rows, columns], size)
+    return (slices, peak) if peak else (slices[chosen], float(np.abs(slices).max()))
+
+
+def _check(path: Path, shape: tuple[int, ...], dtype: np.dtype, field_of_view: tuple[int, ...], size: int) -> None:
+    """Raises BadInput unless k-space and reconstructions are of shapes that go together."""
+    if len(shape) != 3 or dtype.kind != "c" or not shape[0]:
         raise BadInput(
-            f"'{path}' has a kspace of shape {kspace.shape}, {kspace.dtype}: single-coil volumes are (slices, height, width), "
-            f"complex"
+            f"'{path}' has a kspace of shape {shape}, {dtype}: single-coil volumes are (slices, height, width), complex"
         )
-    if min(*field_of_view) < size or any(f > k for f, k in zip(field_of_view, kspace.shape[1:], strict=True)):
+    if min(*field_of_view) < size or any(f > k for f, k in zip(field_of_view, shape[1:], strict=True)):
         raise BadInput(
-            f"'{path}' has {kspace.shape[1:]} k-space and {tuple(field_of_view)} reconstructions: the reconstructions must "
+            f"'{path}' has {shape[1:]} k-space and {tuple(field_of_view)} reconstructions: the reconstructions must "
             f"be no larger than k-space, and at least workload.image_size={size}"
         )
-    rows, columns = (_middle(k, f) for k, f in zip(kspace.shape[1:], field_of_view, strict=True))
-    volume = resized(to_images(kspace)[:, rows, columns], size)
-    return volume, peak or float(np.abs(volume).max())

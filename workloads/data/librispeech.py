@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import wave
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,30 +56,33 @@ def stamps(folder: str) -> tuple[Stamp, ...]:
 
 
 def read(folder: str, most: Mapping[str, int], milliseconds: int) -> Recordings:
-    """The first `most` recordings of each split, in the order of their paths, that last at most `milliseconds` and have at most
-    24 letters a second, the most that CTC with 25 outputs a second can spell.
+    """At most `most` recordings of each split, spread over its speakers and in mixed order (see `_taken`), that last at most
+    `milliseconds` and have at most 24 letters a second, the most that CTC with 25 outputs a second can spell.
 
-    Raises BadInput on a line without words, a missing, unreadable or stereo recording, two sample rates, or a split of
-    which nothing is left.
+    Raises BadInput on a transcript that is no UTF-8 text, a line without words, a missing, unreadable or stereo recording,
+    two sample rates, or a split of which nothing is left.
     """
-    sounds: dict[str, list[np.ndarray]] = {split: [] for split in PREFIXES}
-    texts: dict[str, list[str]] = {split: [] for split in PREFIXES}
     rates: dict[int, Path] = {}
     left_out = {"too_long": 0, "too_fast": 0}
-    digest = hashlib.sha256()
-    for split, path, words in _spoken(Path(folder).expanduser()):
-        if len(sounds[split]) >= most[split]:
-            continue
+
+    def heard(path: Path, words: str) -> np.ndarray | None:
+        """None: left out."""
         sound, rate = _sound(path)
         rates.setdefault(rate, path)
-        if 1000 * len(sound) > milliseconds * rate:
-            left_out["too_long"] += 1
-        elif rate * _outputs(words) > _FASTEST * len(sound):
-            left_out["too_fast"] += 1
-        else:
+        too_long = 1000 * len(sound) > milliseconds * rate
+        if too_long or rate * _outputs(words) > _FASTEST * len(sound):
+            left_out["too_long" if too_long else "too_fast"] += 1
+            return None
+        return sound
+
+    sounds: dict[str, list[np.ndarray]] = {}
+    texts: dict[str, list[str]] = {}
+    digest = hashlib.sha256()
+    for split, prefix in PREFIXES.items():
+        taken = _taken(_spoken(Path(folder).expanduser(), prefix), most[split], heard)
+        sounds[split], texts[split] = [sound for sound, _ in taken], [words for _, words in taken]
+        for sound, words in taken:
             digest.update(sound.astype("<i2").tobytes() + words.encode())
-            sounds[split].append(sound)
-            texts[split].append(words)
     for split, found in sounds.items():
         if not found:
             raise BadInput(
@@ -102,18 +105,40 @@ def _outputs(words: str) -> int:
     return len(words) + sum(a == b for a, b in itertools.pairwise(words))
 
 
-def _spoken(root: Path) -> Iterator[tuple[str, Path, str]]:
-    """(split, recording, words), split by split in the order of the paths."""
-    for split, prefix in PREFIXES.items():
-        for transcript in sorted(root.glob(f"{prefix}*/*/*/*.trans.txt")):
-            for path, words in _lines(transcript):
-                yield split, path, words
+def _spoken(root: Path, prefix: str) -> list[tuple[Path, str]]:
+    """(recording, words) of a split, in the order of the paths, so that a speaker's lie together."""
+    return [line for transcript in sorted(root.glob(f"{prefix}*/*/*/*.trans.txt")) for line in _lines(transcript)]
+
+
+def _taken(
+    spoken: Sequence[tuple[Path, str]], most: int, heard: Callable[[Path, str], np.ndarray | None]
+) -> list[tuple[np.ndarray, str]]:
+    """(sound, words) of at most `most`: evenly spread over the list, and any others in place of those that are left out.
+
+    They are ordered by the SHA-256 of their names, so that the first rows, as many as one takes, are of many speakers.
+    """
+    mixed = [hashlib.sha256(path.stem.encode()).digest() for path, _ in spoken]
+    count = min(most, len(spoken))
+    spread = [(2 * index + 1) * len(spoken) // (2 * count) for index in range(count)]
+    others = sorted(set(range(len(spoken))).difference(spread), key=mixed.__getitem__)
+    found: dict[int, np.ndarray] = {}
+    for index in (*spread, *others):
+        if len(found) == count:
+            break
+        sound = heard(*spoken[index])
+        if sound is not None:
+            found[index] = sound
+    return [(found[index], spoken[index][1]) for index in sorted(found, key=lambda index: (mixed[index], index))]
 
 
 def _lines(transcript: Path) -> list[tuple[Path, str]]:
     """(recording, words) of every line that is not empty."""
+    try:
+        text = transcript.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadInput(f"'{transcript}' is not UTF-8 text (byte {error.start}): convert it, e.g. with iconv") from None
     found: list[tuple[Path, str]] = []
-    for number, line in enumerate(transcript.read_text("utf-8").splitlines(), 1):
+    for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
         name, *words = line.split()

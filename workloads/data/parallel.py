@@ -31,15 +31,15 @@ Stamp = tuple[str, int, int]  # path, bytes, modification time in ns: a changed 
 class Parallel:
     """source, target: split -> (N, S) and (N, T) uint16, each sentence ending in EOS and padded with PAD.
 
-    vocabulary: the word of every id, source and target together. best: (N, T), the best translations of the test split
-    where they are known.
+    vocabulary: the word of every id, source and target together. best: the best translations of the validation and
+    the test split, where they are known.
     """
 
     source: Mapping[str, np.ndarray]
     target: Mapping[str, np.ndarray]
     vocabulary: Sequence[str]
     info: Mapping[str, Any] = field(default_factory=dict)
-    best: np.ndarray | None = None
+    best: Mapping[str, np.ndarray] | None = None
 
 
 def fingerprint(source: Mapping[str, np.ndarray], target: Mapping[str, np.ndarray]) -> str:
@@ -75,10 +75,10 @@ def load_files(source: Path, target: Path, most_tokens: int, most_words: int, he
     """Read, split, number and pad two files.
 
     most_tokens: longer sentences (words and EOS) are left out with their translation, in every split. most_words: of the
-    vocabulary, the special ids among them; the words rarest in training become UNKNOWN. held_out: split -> the most
-    sentences it may have. Pairs are split 90/5/5 by the SHA-256 of the source sentence, so that no sentence is both trained
-    and tested; pairs with an empty side are left out. Raises BadInput on files that are no UTF-8 text, differ in their
-    number of lines, or leave a split without two pairs.
+    vocabulary, the special ids among them; the words rarest in training become UNKNOWN, as do words written like one of
+    SPECIAL. held_out: split -> the most sentences it may have. Pairs are split 90/5/5 by the SHA-256 of the source sentence,
+    so that no sentence is both trained and tested; pairs with an empty side are left out. Raises BadInput on files that are
+    no UTF-8 text, differ in their number of lines, or leave a split without two pairs.
     """
     lines, digests = zip(*(_read(path) for path in (source, target)), strict=True)
     if len(lines[0]) != len(lines[1]):
@@ -97,7 +97,7 @@ def load_files(source: Path, target: Path, most_tokens: int, most_words: int, he
             f"workload.max_length={most_tokens}; give more sentences, or a higher limit"
         )
     vocabulary = _vocabulary(by_split["train"], most_words)
-    ids = {word: number for number, word in enumerate(vocabulary)}
+    ids = {word: number for number, word in enumerate(vocabulary) if number >= len(SPECIAL)}
     sides = [{split: [pair[side] for pair in chosen] for split, chosen in by_split.items()} for side in (0, 1)]
     source_tokens, target_tokens = (_padded(sentences, ids) for sentences in sides)
     info = {

@@ -3,7 +3,8 @@
 A phantom is a large ellipse (the body) with five smaller ones in it, brighter or darker, after Shepp & Logan (1974), whose
 intensities add up; edges are a pixel wide, and a texture of six random waves modulates it by about 5%. A tenth of the images
 are gray patches of the two photographs that scikit-learn bundles, of random place, scale and orientation; splits take theirs
-from different columns of the photographs. All magnitudes are between 0 and 1, the largest of an image is its `peak`.
+from different columns of the photographs, at those scales that fit every split. All magnitudes are between 0 and 1, the
+largest of an image is its `peak`.
 """
 
 from __future__ import annotations
@@ -21,13 +22,30 @@ ELLIPSES, WAVES = 5, 6
 TEXTURE = 0.05
 PHASE = 0.5  # standard deviation, in radians at the edge, of each coefficient of a polynomial of second degree
 _COLUMNS = ((0.0, 0.7), (0.7, 0.85), (0.85, 1.0))  # of a photograph, in the order of SPLITS
+_PHOTOGRAPH = (427, 640)  # rows and columns
 _SCALES = (1, 2)  # pixels of the photograph per pixel of the patch
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 
 def generate(seed: int, size: int, images: Iterable[int]) -> ScanSet:
-    """Train, validation and test sets of so many images of size x size pixels."""
+    """Train, validation and test sets of so many images of size x size pixels, at most `largest_size()`."""
     return _generate(seed, size, tuple(images))
+
+
+def largest_size() -> int:
+    """The most pixels along a side of which every split has patches."""
+    return _narrowest() // min(_SCALES)
+
+
+def _narrowest() -> int:
+    """Pixels of the photographs along the largest square that every split has."""
+    rows, width = _PHOTOGRAPH
+    return min(rows, *(last - first for first, last in (_ends(columns, width) for columns in _COLUMNS)))
+
+
+def _ends(columns: tuple[float, float], width: int) -> tuple[int, int]:
+    """The first column of a share of them, and the one behind its last."""
+    return int(columns[0] * width), int(columns[1] * width)
 
 
 @functools.lru_cache(maxsize=4)
@@ -107,13 +125,14 @@ def phases(rng: np.random.Generator, count: int, size: int) -> np.ndarray:
 
 def patches(rng: np.random.Generator, count: int, size: int, columns: tuple[float, float]) -> np.ndarray:
     """(count, S, S) float32 in [0, 1], from this share of the photographs' columns."""
+    scales = [scale for scale in _SCALES if scale * size <= _narrowest()]  # the same ones in all splits
     found = np.empty((count, size, size), np.float32)
     for index in range(count):
         photograph = _photographs()[rng.integers(2)]
-        scale = int(rng.choice(_SCALES))
-        width = photograph.shape[1]
-        first, last = int(columns[0] * width), int(columns[1] * width) - scale * size
-        row, column = rng.integers(photograph.shape[0] - scale * size + 1), rng.integers(first, last + 1)
+        scale = int(rng.choice(scales))
+        first, last = _ends(columns, photograph.shape[1])
+        row = rng.integers(photograph.shape[0] - scale * size + 1)
+        column = rng.integers(first, last - scale * size + 1)
         patch = photograph[row : row + scale * size, column : column + scale * size]
         patch = patch.reshape(size, scale, size, scale).mean(axis=(1, 3))
         patch = np.rot90(patch, int(rng.integers(4)))

@@ -252,4 +252,5 @@ def _generate(grammar: Grammar, counts: tuple[int, ...]) -> Parallel:
         "words": len(grammar.lexicon.words),
         "sha256": fingerprint(source, target),
     }
-    return Parallel(source, target, tuple(grammar.lexicon.words), info, drawn["test"].best)
+    best = {split: drawn[split].best for split in ("validation", "test")}
+    return Parallel(source, target, tuple(grammar.lexicon.words), info, best)
