@@ -153,7 +153,7 @@ class Workload:
         return None
 
     def oracle_metric(self) -> float | None:
-        """The validation metric of the best possible predictor, which knows how the data were made (None where nobody knows)."""
+        """The validation metric of the best possible predictor, which knows how data were made (None where nobody knows)."""
         return None
 
     def replace(self, **changes: Any) -> Self:
