@@ -28,7 +28,7 @@ REFERENCE = ROOT / "results" / "reference"
 FILES = ("bench.json", "bench_small.json", "bench_fit.json")
 _CLAIMS = re.compile(r"(<!-- claims -->\n).*?(<!-- /claims -->)", re.S)
 _TARGETS = re.compile(r"(<!-- targets -->\n).*?(<!-- /targets -->)", re.S)
-_COMPETITION = re.compile(r"(<!-- competition -->\n).*?(<!-- /competition -->)", re.S)
+_COMPETITIONS = re.compile(r"(<!-- competitions -->\n).*?(<!-- /competitions -->)", re.S)
 _SIMULATIONS = re.compile(r"(<!-- simulations -->\n).*?(<!-- /simulations -->)", re.S)
 _MARKED = re.compile(r"(<!-- bench: (\S+) -->\n).*?(<!-- /bench -->)", re.S)
 
@@ -99,41 +99,40 @@ def _middle(finals: Sequence[float | None]) -> float:
     return sorted(math.inf if final is None else final for final in finals)[len(finals) // 2]
 
 
-def competition(folder: Path) -> str:
-    """Markdown: the committed competition's command, targets met, and scores in time and in steps with their intervals."""
-    table = read_table(folder / score.OWN_TRIALS).columns
-    targets = read_targets(folder / score.OWN_TARGETS)
+def competitions(folder: Path) -> str:
+    """Markdown, of every committed competition: where it is, and a row per submission, the best first."""
+    return "\n\n".join(_competition(path.parent) for path in sorted(folder.glob(f"*/{score.OWN_TRIALS}")))
+
+
+def _competition(folder: Path) -> str:
+    """Scores in time and in steps with their intervals, and how many trials met their workload's target."""
+    columns = read_table(folder / score.OWN_TRIALS).columns
+    content = read_json(folder / score.OWN_TARGETS)
+    workloads = read_targets(folder / score.OWN_TARGETS).workloads
     in_time, in_steps = (read_json(folder / place / "scores.json") for place in (".", "steps"))
-    columns = targets.workloads.columns
-    header = (
-        "submission",
-        "score, in time",
-        "95%",
-        "score, in steps",
-        "95%",
-        "workloads that count",
-        "speed-up, in time",
-        "95%",
-    )
+    studies, trials = (len(set(columns[name].tolist())) for name in ("study", "trial"))
+    header = ("submission", "score, in time", "95%", "score, in steps", "95%", "workloads that count")
+    header += ("speed-up, in time", "95%", "trials that met their target")
     lines = [
-        f"Held out: {', '.join(targets.workloads.held_out)}.",
+        f"`{folder.relative_to(ROOT)}`: {', '.join(workloads.base)}, held out: {', '.join(workloads.held_out)}; {studies} "
+        f"studies of {trials} trials; targets relaxed by {content['relaxed_by']:.0%}.",
         "",
-        f"| {' | '.join((*header, 'trials that met their target'))} |",
-        "|---" * (len(header) + 1) + "|",
+        f"| {' | '.join(header)} |",
+        "|---" * len(header) + "|",
     ]
     for name in sorted(in_time, key=lambda one: in_time[one]["rank"]):
         own, steps = in_time[name], in_steps[name]
         counts = sum(one["status"] == "counts" for one in own["per_workload"].values())
         faster = own["speedup"]
-        mine = np.isin(table["workload"].astype(str), columns) & (table["submission"] == name)
-        met = table["hit_eval_index"][mine] >= 0
+        mine = np.isin(columns["workload"].astype(str), workloads.columns) & (columns["submission"] == name)
+        met = columns["hit_eval_index"][mine] >= 0
         cells = (
             name,
             f"{own['score']:.3f}",
             _interval(own["ci95"]),
             f"{steps['score']:.3f}",
             _interval(steps["ci95"]),
-            f"{counts} of {len(targets.workloads.base)}",
+            f"{counts} of {len(workloads.base)}",
             "-" if faster["value"] is None else f"{faster['value']:.2f}",
             "-" if faster["value"] is None else _interval(faster["ci95"]),
             f"{met.sum()} of {met.size}",
@@ -208,7 +207,7 @@ def written(text: str, folder: Path = REFERENCE) -> str:
     """README's text with its tables made anew."""
     text = _CLAIMS.sub(lambda m: f"{m[1]}{claims(folder)}\n{m[2]}", text)
     text = _TARGETS.sub(lambda m: f"{m[1]}{targets(ROOT / 'conf' / 'targets')}\n{m[2]}", text)
-    text = _COMPETITION.sub(lambda m: f"{m[1]}{competition(folder / 'competition')}\n{m[2]}", text)
+    text = _COMPETITIONS.sub(lambda m: f"{m[1]}{competitions(folder)}\n{m[2]}", text)
     text = _SIMULATIONS.sub(lambda m: f"{m[1]}{simulations(folder)}\n{m[2]}", text)
     return _MARKED.sub(lambda m: f"{m[1]}{table(read_json(folder / m[2]))}\n{m[3]}", text)
 
