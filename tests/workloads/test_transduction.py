@@ -118,4 +118,5 @@ def test_splits():
     assert max(tokens.max() for tokens in corpus.target.values()) < len(corpus.vocabulary)
     trained = set(texts(corpus.source["train"]))
     assert np.mean([text in trained for text in texts(corpus.source["test"])]) < 0.01
-    assert corpus.best.shape == corpus.target["test"].shape
+    for split, best in corpus.best.items():
+        assert best.shape == corpus.target[split].shape
