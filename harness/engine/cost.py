@@ -43,9 +43,13 @@ def compare_step_seconds(
 
 
 def _short(trial: Trial, steps: int = _CALIBRATION_STEPS) -> Trial:
-    """The trial for a few steps; its schedule's durations may not fit into them, and do not matter."""
+    """The trial for a few steps; its schedule's durations may not fit into them, and do not matter.
+
+    At learning rate 0: what diverges trains no further, and would seem to be fast.
+    """
     schedule = replace(trial.schedule, **dict.fromkeys(trial.schedule.durations, "1%"))
-    return replace(trial, schedule=schedule, budget=Budget(steps=steps), evaluations=1, probes=())
+    optimizer = replace(trial.optimizer, learning_rate=0.0)
+    return replace(trial, optimizer=optimizer, schedule=schedule, budget=Budget(steps=steps), evaluations=1, probes=())
 
 
 def _runner(trial: Trial, steps: int) -> Callable[[], float]:
