@@ -62,7 +62,10 @@ class Comparison:
 
 
 def fixed_runs(tuned: Sequence[Tuned], arena: Arena) -> list[Fixed]:
-    """What to train: every method's default and calibrated configuration at the settings that score; takes two workloads."""
+    """What to train: every method's default and calibrated configuration at the settings that score.
+
+    There must be two workloads or more: a calibrated configuration is of the others.
+    """
     scored = [settings[0] for settings in arena.settings.values()]
     found = []
     for method in dict.fromkeys(one.method.name for one in tuned):

@@ -142,8 +142,8 @@ _RATES = {"sgd": (1e-3, 10.0), "adam": (1e-4, 1e-1), "matrix": (1e-3, 1.0), "oth
 def default_space(optimizer: Optimizer) -> Space:
     """Learning rate, by family; momentum, betas and weight decay where the optimizer has them (AlgoPerf's ranges).
 
-    A registered optimizer's weight decay where it is decoupled, a user's own whatever it does with it. Only what has a
-    floating-point number for its default is one: weight_decay=0.0, not weight_decay=0.
+    A registered optimizer's weight decay where it is decoupled, a user's own whatever it does with it. Only arguments whose
+    defaults are floating-point numbers become axes: weight_decay=0.0, not weight_decay=0.
     """
     axes = {
         "learning_rate": Axis(*_RATES[optimizer.family]),

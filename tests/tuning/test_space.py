@@ -71,8 +71,10 @@ def test_more_points_lie_outside_of_what_was_tried_or_continue_it():
 @pytest.mark.parametrize("name", ["adamw", "nadamw", "nesterov", "muon", "lion", "schedule_free_adamw"])
 def test_every_optimizer_has_a_space_that_makes_it(name):
     optimizer = OPTIMIZERS[name]
-    for point in default_space(optimizer()).points(4, 0):
+    space = default_space(optimizer())
+    for point in space.points(4, 0):
         optimizer(**point).validate()
+        assert space.holds(point)
 
 
 def test_spaces_are_read_from_files(tmp_path):

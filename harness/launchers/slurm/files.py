@@ -57,14 +57,13 @@ class Kept:
         return f"{self.copy(path)}{colon}{function}"
 
     def optimizers(self, trials: Sequence[Trial]) -> dict[str, str]:
-        """Of the users' own optimizers among these trials: SHA-256 of the file and name -> copy.
+        """Of the users' own optimizers among these trials: own_key -> copy.
 
         Raises BadInput where a file has changed since it was read.
         """
         found = {}
-        for own in {
-            type(trial.optimizer): trial.optimizer for trial in trials if is_file(trial.optimizer.file)
-        }.values():
+        by_class = {type(trial.optimizer): trial.optimizer for trial in trials}
+        for own in (optimizer for optimizer in by_class.values() if is_file(optimizer.file)):
             path, key = Path(own.file), own_key(as_config(own))
             if not key.startswith(hashlib.sha256(path.read_bytes()).hexdigest()):
                 raise BadInput(f"{path} has changed since this command read it; start it again")

@@ -48,8 +48,8 @@ class Manifest:
     engine, tracker: as in the commands' configuration, with all that depends on the machine filled in. command, arguments: what
     follows the array (arguments None: nothing does). points: the stage's points, in the study's words. optimizers: own_key ->
     FILE.py:FUNCTION of the users' own among the trials'. files: path -> SHA-256 of the files that trials name besides their
-    corpus. shared: what the configurations of all trials
-    have in common, and those of `tasks` therefore lack: every task reads the whole manifest.
+    corpus. shared: what the configurations of all trials have in common, and those of `tasks` therefore lack: every task reads
+    the whole manifest.
     """
 
     study: str
