@@ -17,8 +17,8 @@ from harness.report.document import Section
 from harness.report.scored import ratio_section, score_section
 
 CONDITIONAL = (
-    "Verdicts are conditional on these workloads, sizes and durations. Speed-ups are in training steps (of equal batch sizes), "
-    "at the end of fully decayed runs; what a step costs stands apart, because a proxy's step-time overhead does not carry over "
+    "Verdicts are conditional on these workloads, sizes and durations. Speed-ups are in training steps (of equal batches), at "
+    "the end of fully decayed runs; what a step costs stands apart, because a proxy's step-time overhead does not carry over "
     "to large models."
 )
 
