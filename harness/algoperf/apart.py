@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import random
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import CodeType, ModuleType, TracebackType
 from typing import Any
@@ -13,6 +14,7 @@ import jax
 import numpy as np
 
 from harness.algoperf import sharding, spec
+from harness.optimizers.own_files import importing_from
 
 _PACKAGES = ("algoperf", "algorithmic_efficiency")  # AlgoPerf's name from version 0.6 on, and before
 _PARTS = {"spec": spec, "jax_sharding_utils": sharding}
@@ -55,29 +57,19 @@ class Apart:
             else:
                 sys.modules[name] = module
 
-    def run_file(self, path: Path, code: CodeType) -> ModuleType:
-        """The module that the file's code makes; it may import files beside it. Each call makes a new one."""
-        name = f"windtunnel_submission.{path.stem}"
+    def run_files(self, files: Sequence[Path], code: CodeType) -> ModuleType:
+        """The module that the code of the first file makes; it may import the others. Each call makes a new one."""
+        name = f"windtunnel_submission.{files[0].stem}"
         module = ModuleType(name)
-        module.__file__ = str(path)
+        module.__file__ = str(files[0])
         self.modules[name] = module
-        folder = str(path.parent.resolve())
-        with self:
-            before = set(sys.modules)
-            sys.path.insert(0, folder)
-            try:
+        own: dict[str, ModuleType] = {}
+        try:
+            with self, importing_from(files) as own:
                 exec(code, module.__dict__)
-            finally:
-                sys.path.remove(folder)
-                for other in set(sys.modules) - before:
-                    if str(getattr(sys.modules[other], "__file__", None)).startswith(folder):
-                        self.modules[other] = sys.modules.pop(other)
+        finally:
+            self.modules.update(own)
         return module
-
-    def files(self) -> list[Path]:
-        """Those that its modules were made from: a submission's, and of its folder what it imported."""
-        named = (getattr(module, "__file__", None) for name, module in self.modules.items() if name not in stand_ins())
-        return [Path(name).resolve() for name in named if name]
 
 
 def stand_ins() -> dict[str, ModuleType]:

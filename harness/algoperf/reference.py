@@ -30,7 +30,7 @@ class Reference(AlgoPerfSubmission):
     @classmethod
     def of(cls, optimizer: Optimizer) -> Reference:
         text = repr(optimizer)
-        return cls(Path(optimizer.name), text, hashlib.sha256(text.encode()).hexdigest(), False, optimizer)
+        return cls((Path(optimizer.name),), text, hashlib.sha256(text.encode()).hexdigest(), False, optimizer)
 
     def functions(self, apart: Apart) -> Functions:
         optimizer = self.optimizer

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import ast
-import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.algoperf.apart import Apart
-from harness.optimizers.user import refuse_data
+from harness.optimizers.own_files import own_files, sha256_of
 from workloads.base import BadInput
 
 REQUIRED = ("init_optimizer_state", "update_params", "get_batch_size", "data_selection")
@@ -33,14 +32,18 @@ class Functions:
 class AlgoPerfSubmission:
     """A file as it was when it was loaded.
 
-    sha256: of the file, and of those it imports from its folder. replicated: it uses jax.pmap, so its parameters and optimizer
-    state have a leading axis of devices.
+    files: that file, and those it imports from its folder. sha256: of them all. replicated: it uses jax.pmap, so its parameters
+    and optimizer state have a leading axis of devices.
     """
 
-    path: Path
+    files: tuple[Path, ...]
     source: str
     sha256: str
     replicated: bool
+
+    @property
+    def path(self) -> Path:
+        return self.files[0]
 
     @property
     def name(self) -> str:
@@ -49,7 +52,7 @@ class AlgoPerfSubmission:
     def functions(self, apart: Apart) -> Functions:
         """From an import of their own: nothing that another run left in the module is seen. Raises BadInput."""
         with self.blamed("the file"):
-            module = apart.run_file(self.path, compile(self.source, str(self.path), "exec"))
+            module = apart.run_files(self.files, compile(self.source, str(self.path), "exec"))
         missing = [name for name in REQUIRED if not callable(getattr(module, name, None))]
         if missing:
             raise BadInput(
@@ -87,15 +90,9 @@ def load(path: str | Path) -> AlgoPerfSubmission:
         raise BadInput(f"there is no file {path}; give the Python file of an AlgoPerf submission")
     content = file.read_bytes()
     source, tree = _parsed(file, content)
-    refuse_data(file)
-    submission = AlgoPerfSubmission(file, source, hashlib.sha256(content).hexdigest(), _uses_pmap(tree))
-    apart = Apart(0)
-    submission.functions(apart)
-    beside = sorted(set(apart.files()) - {file})
-    if beside:
-        contents = [content, *(other.read_bytes() for other in beside)]
-        digests = "".join(hashlib.sha256(one).hexdigest() for one in contents)
-        submission = replace(submission, sha256=hashlib.sha256(digests.encode()).hexdigest())
+    files = own_files(file)
+    submission = AlgoPerfSubmission(tuple(files), source, sha256_of(files), _uses_pmap(tree))
+    submission.functions(Apart(0))
     return submission
 
 

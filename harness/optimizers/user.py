@@ -8,6 +8,7 @@
 
 The function returns an optax transformation; it is traced by JAX, with its numbers as tracers. Arguments with a default are
 its hyperparameters: numbers are traced (trials that differ in them share a program), switches and integers are not.
+It may import other files of its folder, at its top; a change in one of them makes other trials, too.
 The file may declare more of a submission in capitals (harness.submissions), and choose its examples:
 
     CANDIDATES = 4  # batches drawn a step
@@ -18,10 +19,8 @@ The file may declare more of a submission in capitals (harness.submissions), and
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import functools
-import hashlib
 import importlib.util
 import inspect
 import sys
@@ -35,6 +34,7 @@ import jax.numpy as jnp
 import optax
 
 from harness.optimizers.base import OPTIMIZERS, Optimizer
+from harness.optimizers.own_files import importing_from, own_files, sha256_of
 from harness.registry import nearest
 from workloads.base import Array, BadInput, Batch, Params
 
@@ -67,11 +67,11 @@ def declared(name: str) -> Mapping[str, Any]:
 
 
 def _source(name: str) -> tuple[str, str]:
-    """(path, SHA-256) of a user's file."""
+    """(path, SHA-256) of a user's file, and of those that it imports from its folder."""
     file = Path(name.partition(":")[0])
     if not file.is_file():
         raise BadInput(f"there is no file {file}; optimizer= takes FILE.py:FUNCTION or one of {', '.join(OPTIMIZERS)}")
-    return str(file.resolve()), hashlib.sha256(file.read_bytes()).hexdigest()
+    return str(file.resolve()), sha256_of(own_files(file))
 
 
 @functools.cache
@@ -112,9 +112,8 @@ def _loaded(path: str, attribute: str, sha256: str) -> type[Optimizer]:
 
 @functools.cache
 def _module(source: str, sha256: str) -> Any:
-    """The file, run once for each content that it had."""
+    """The file, run once for each content that it and its other files had."""
     path = Path(source)
-    refuse_data(path)
     name = f"windtunnel_user_optimizer.{path.stem}"  # whatever the file is called, it takes no other module's place
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
@@ -122,31 +121,11 @@ def _module(source: str, sha256: str) -> Any:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        with importing_from(own_files(path)):
+            spec.loader.exec_module(module)
     except Exception as error:
         raise BadInput(f"{path.name} cannot be imported: {type(error).__name__}: {error}") from error
     return module
-
-
-def refuse_data(path: Path) -> None:
-    """Raise BadInput where a file imports the workloads, through which it would see what it is judged on.
-
-    This catches what a reader would; who hides an import must be caught by reading.
-    """
-    try:
-        tree = ast.parse(path.read_text(), str(path))
-    except (SyntaxError, ValueError) as error:
-        raise BadInput(f"{path.name} cannot be imported: {type(error).__name__}: {error}") from error
-    for node in ast.walk(tree):
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        for name in names:
-            if name.split(".")[0] in ("workloads", "harness") and not f"{name}.".startswith("harness.optimizers."):
-                raise BadInput(
-                    f"{path.name} imports {name}: a submission may not see the data that it is judged on; of this package it "
-                    "may import harness.optimizers only"
-                )
 
 
 def _selection(module: Any, where: str) -> dict[str, Any]:

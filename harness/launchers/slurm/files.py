@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from harness import algoperf
 from harness.components import as_config
 from harness.launchers.slurm.manifest import own_key
+from harness.optimizers.own_files import own_files, sha256_of
 from harness.optimizers.user import is_file
 from harness.records.files import atomic_write_bytes
 from harness.trial import Trial
@@ -26,13 +26,17 @@ class Kept:
     write: bool
 
     def copy(self, path: Path) -> Path:
-        """Where the file's present content is kept."""
-        content = path.read_bytes()
-        target = self.folder / "files" / hashlib.sha256(content).hexdigest()[:12] / path.name
-        if self.write:
+        """Where the file's present content is kept, beside that of the files it imports from its folder.
+
+        Raises BadInput as `own_files` does.
+        """
+        files = own_files(path) if path.suffix == ".py" else [path.resolve()]
+        folder = self.folder / "files" / sha256_of(files)[:12]
+        for file in files if self.write else ():
+            target = folder / file.relative_to(files[0].parent)
             target.parent.mkdir(parents=True, exist_ok=True)
-            atomic_write_bytes(target, content)
-        return target
+            atomic_write_bytes(target, file.read_bytes())
+        return folder / files[0].name
 
     def words(self, words: Iterable[str]) -> list[str]:
         """A command's key=value words, naming the copies in place of the files.
@@ -65,7 +69,7 @@ class Kept:
         by_class = {type(trial.optimizer): trial.optimizer for trial in trials}
         for own in (optimizer for optimizer in by_class.values() if is_file(optimizer.file)):
             path, key = Path(own.file), own_key(as_config(own))
-            if not key.startswith(hashlib.sha256(path.read_bytes()).hexdigest()):
+            if not key.startswith(sha256_of(own_files(path))):
                 raise BadInput(f"{path} has changed since this command read it; start it again")
             found[key] = f"{self.copy(path)}:{own.name.partition(':')[2]}"
         return found
