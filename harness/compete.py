@@ -14,11 +14,12 @@ which they are made easier: they are medians of well-tuned runs, which half of t
 test split at every evaluation, not only after training, so that the time to the test target is reported, too; it counts for
 nothing, and evaluating takes as much longer as the test split is larger.
 
-No run is longer than 4/3 of the one that targets were set with (self_tuning: twice as long). Packed trials are timed by the
-mean time of their first 40 steps alone on this device, compilation excluded, those of one program together; what took longer
-than the longest run allows of the reference's steps, and 5% for noise, does not count. An AlgoPerf submission's own time holds
-what starting every step costs, and so does its limit, 1.5 times the reference's time with steps started one by one; enter its
-baselines in that form, or compare it in steps. What it raises in the middle breaks a run off; what that reached before counts.
+No run is longer than 4/3 of the one that targets were set with (self_tuning: twice as long). Packed trials are timed by
+the mean time of a step of the submission's best trial, trained again alone on this device, compilation excluded; equal programs
+have one time. What took longer than the longest run allows of the reference's steps, and 5% for noise, does not count. An
+AlgoPerf submission's own time holds what starting every step costs, and so does its limit, 1.5 times the reference's time with
+steps started one by one; enter its baselines in that form, or compare it in steps. What it raises in the middle breaks a run
+off; what that reached before counts.
 Steps are timed once, step_seconds.json keeps their times; a batch size of a submission's own makes other steps, which are
 counted in those of the workload's batch size. Trials are recorded under results/<name>: the same command goes on where it
 stopped. Writes submissions.csv and targets.json, which `python -m harness.score logs=results/<name>` reads, the scores, and
@@ -41,6 +42,7 @@ import numpy as np
 from harness import algoperf, cli, score
 from harness.budget import Budget
 from harness.config import CONFIG_DIR
+from harness.engine.cost import StepTime
 from harness.goals import Goal, drawn, read_goals
 from harness.parametrizations import PARAMETRIZATIONS
 from harness.records.curves import evaluations
@@ -89,6 +91,7 @@ class Entry:
     time_to_target_s is infinite, too, if that was later than the longest run allows. Steps are of the workload's batch size.
     test_target_met: at its end; None where an error left nothing to look at. steps_to_test_target, time_to_test_target_s: None
     where the test split was looked at after training only. error: what a submission raised in the middle of training.
+    time_rel_stderr: relative standard error of the step time behind the seconds, measured once for all of a workload's trials.
     """
 
     submission: str
@@ -102,6 +105,7 @@ class Entry:
     steps_to_test_target: float | None = None
     time_to_test_target_s: float | None = None
     error: str = ""
+    time_rel_stderr: float = 0.0
 
 
 def main(argv: list[str]) -> int:
@@ -154,20 +158,23 @@ def _entries(
     for reference in references.values():
         reference.validate()
     rows = place.train(list(trials.values())) if trials else {}
+    alike: dict[tuple[str, str], list[Trial]] = {}
+    for (name, column, *_), trial in trials.items():
+        alike.setdefault((name, column), []).append(trial)
     timed = {
-        goal.name: [references[goal.name], *(trials[one.name, goal.name, 0, 0] for one in packed)]
+        goal.name: [[references[goal.name]], *(alike[one.name, goal.name] for one in packed)]
         for goal in (columns if packed else ())
     }
     left = [run for run in runs if not algoperf.is_logged(run.task, run.folder)]
     what = f"{len(left)} AlgoPerf-style runs, " if left else ""
-    loose = {f"{name}, step by step": [reference] for name, reference in references.items()} if runs else {}
+    loose = {f"{name}, step by step": [[reference]] for name, reference in references.items()} if runs else {}
     place.settle(f"{what}step times and the scores", measures=bool(left) or not place.is_timed(timed | loose))
-    seconds = place.step_seconds(timed)
-    entries = _packed(trials, rows, {goal.name: goal for goal in columns}, ruleset, seconds, place, test_curve)
-    slow = place.step_seconds(loose, algoperf.step_seconds)
+    times = place.step_times(timed)
+    entries = _packed(trials, rows, {goal.name: goal for goal in columns}, ruleset, times, place, test_curve)
+    slow = place.step_times(loose, lambda trials: [StepTime(seconds) for seconds in algoperf.step_seconds(trials)])
     for run in runs:
         (step,) = slow[f"{run.goal.name}, step by step"]
-        entries.append(_unpacked(run, _SLACK * ruleset.longest(run.goal.steps) * step, test_curve))
+        entries.append(_unpacked(run, _SLACK * ruleset.longest(run.goal.steps) * step.seconds, test_curve))
     return entries
 
 
@@ -262,11 +269,11 @@ def _packed(
     rows: Mapping[str, Mapping[str, Any]],
     goals: Mapping[str, Goal],
     ruleset: Ruleset,
-    seconds: Mapping[str, Sequence[float]],
+    times: Mapping[str, Sequence[StepTime]],
     place: Workplace,
     test_curve: bool,
 ) -> list[Entry]:
-    """Of recorded trials. seconds: of a step, column -> of the algorithm that set its target, then of each submission."""
+    """Of recorded trials. times: of a step, column -> of the algorithm that set its target, then of each submission."""
     if not trials:
         return []
     recorded = place.store.curves(rows)
@@ -279,19 +286,21 @@ def _packed(
     entries = []
     for (name, column, study, index), trial in trials.items():
         goal = goals[column]
-        reference, *own = seconds[column]
+        reference, *all_own = times[column]
+        own = all_own[names.index(name)]
         final = rows[trial.id][f"test_{goal.on}"]
         steps, values = curves["eval", goal.on].get(trial.id, (np.zeros(0), np.zeros(0)))
         seen = Seen(
             steps=steps,
-            seconds=steps * own[names.index(name)],
+            seconds=steps * own.seconds,
             values=values,
             tests=curves["probe.test", goal.on].get(trial.id, (steps, values))[1] if test_curve else None,
             final_test=math.nan if final is None else final,
             batch_size=trial.workload.batch_size,
         )
-        longest = _NOISE * ruleset.longest(goal.steps) * reference
-        entries.append(_entry(name, study, index, goal, seen, longest))
+        longest = _NOISE * ruleset.longest(goal.steps) * reference.seconds
+        entry = _entry(name, study, index, goal, seen, longest)
+        entries.append(replace(entry, time_rel_stderr=own.rel_stderr))
     return entries
 
 
@@ -323,6 +332,7 @@ def _runs(
                     _evaluations(steps * goal.workload.batch_size, goal),
                     _seed(study, index),
                     test_curve=test_curve,
+                    stretch=ruleset.stretch,
                 )
                 folder = place / f"study_{study + 1}" / f"{goal.name}_jax" / f"trial_{index + 1}"
                 found.append(AlgoPerfRun(task, folder, study, index, goal))

@@ -125,9 +125,9 @@ def _judge(config: JudgeConfig, methods: Sequence[Submission], arena: Arena, pla
     swept = [trial for sweep in around for trial in sweep.trials.values()]
     rows = place.train([*fresh, *swept, *(trial for one in fixed for trial in one.trials)])
     place.settle("step times and the report", measures=not place.is_timed(timed(tuned)))
-    seconds = place.step_seconds(timed(tuned))
+    times = place.step_times(timed(tuned))
     curves = store.curves([trial.id for trial in fresh])
-    found = judge(tuned, rows, curves, seconds, config.relax, around, fixed, _target(config))
+    found = judge(tuned, rows, curves, times, config.relax, around, fixed, _target(config))
     store.compact()
     sections = sections_of(found)
     write_json(store.root / "judge.json", found.to_json())

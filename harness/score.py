@@ -7,14 +7,16 @@
   python -m harness.score logs=times.csv columns.submission=optimizer columns.time_to_target_s=seconds
 
 logs: a table (CSV, TSV, Parquet, JSONL, JSON, also .gz, or a pattern of files) with one row a trial and the columns submission,
-study, workload, trial, time_to_target_s (inf or empty: not met) and hit_eval_index (from 0, negative: not met; rules=exact
-does without); or a folder <submission>/study_k/<workload>_<framework>/trial_j/eval_measurements.csv.
+study, workload, trial, time_to_target_s (inf or empty: not met), hit_eval_index (from 0, negative: not met; rules=exact does
+without) and perhaps time_rel_stderr (relative standard error of the step time that all times of a submission on a workload
+share, 0.01 is 1%); or a folder <submission>/study_k/<workload>_<framework>/trial_j/eval_measurements.csv.
 columns.NAME=COLUMN says which column is which. where: SQL condition of rows to use.
 targets: AlgoPerf's workload_targets JSON, which names the base workloads and held-out variants that score; others in the logs
 are left out. Without it every workload of a table is a base workload.
 by: columns whose values are leaderboards of their own; version and ruleset where the table has them.
 rules: exact (earliest time, exact integral) or algoperf (earliest evaluation index, trapezoid on 100 points, as published).
-baseline: what speed-ups are over (default: the submission "baseline", else the highest score). bootstrap: resamples of studies.
+baseline: what speed-ups are over (default, also where it did not enter: the submission "baseline", else the highest score).
+bootstrap: resamples of studies.
 
 out=DIR writes scores.json, {submission: {score, ci95, per_workload, …}}, or {leaderboard: {submission: …}} where `by` finds
 more than one; data.json, with what was read and left out; report.html and figures/*.png.
@@ -36,6 +38,7 @@ from harness.records.files import write_json
 from harness.records.formats import is_study
 from harness.records.importers import Table, read_table, select_columns, where
 from harness.records.table import as_numbers, listed
+from harness.registry import nearest
 from harness.report.document import Section, write_document
 from harness.report.fitted import data_section
 from harness.report.scored import (
@@ -56,7 +59,7 @@ from harness.scoring.scores import largest_changes
 from workloads.base import BadInput
 
 NAMES = ("submission", "study", "workload", "trial")
-TIME, INDEX = "time_to_target_s", "hit_eval_index"
+TIME, INDEX, ERROR = "time_to_target_s", "hit_eval_index", "time_rel_stderr"
 GROUPS = "version,ruleset"
 OWN_TRIALS, OWN_TARGETS = "submissions.csv", "targets.json"
 """What `python -m harness.compete` writes into its results folder."""
@@ -89,15 +92,18 @@ def main(argv: list[str]) -> int:
     path = config.targets or (str(own) if config.logs and own.is_file() else "")
     targets = read_targets(path) if path else None
     table, data = _rows(config, rules, targets)
-    boards = {name: _board(part, config, rules, targets) for name, part in _groups(table, config).items()}
-    sections = {name: _sections(name, board) for name, board in boards.items()}
+    groups = _groups(table, config)
+    _check_baseline(config.baseline, groups)
+    boards = {name: _board(part, config, rules, targets) for name, part in groups.items()}
+    warnings = {name: _warnings(board, config.baseline) for name, board in boards.items()}
+    sections = {name: _sections(name, board, warnings[name]) for name, board in boards.items()}
     for parts in sections.values():
         for section in (parts["scores"], parts["neighbours"], parts["left out"]):
             print_section(replace(section, text="") if section is parts["scores"] else section)
     print_section(data_section(data))
     print(f"\n{CONDITIONAL}\n{OPTIMISTIC}")
     if config.out:
-        _write(Path(config.out), argv, boards, sections, data)
+        _write(Path(config.out), argv, boards, sections, warnings, data)
     return 0
 
 
@@ -105,12 +111,12 @@ def _rows(config: ScoreConfig, rules: Rules, targets: Targets | None) -> tuple[T
     """The trials that score, and the account of those that do not."""
     by = _by(config)
     needed = (*NAMES, TIME, *((INDEX,) if rules.needs_index else ()), *(() if config.by == GROUPS else by))
-    table = select_columns(_read(config, targets), config.columns, needed, (INDEX, *by))
+    table = select_columns(_of_own_times(_read(config, targets), config), config.columns, needed, (INDEX, ERROR, *by))
     if config.where:
         table = where(table, config.where)
     present = [name for name in (*NAMES, *by) if name in table.columns]
     table = replace(table, columns={**table.columns, **{name: _labels(table, name) for name in present}})
-    table = as_numbers(table, [name for name in (TIME, INDEX) if name in table.columns])
+    table = as_numbers(table, [name for name in (TIME, INDEX, ERROR) if name in table.columns])
     if targets is not None:
         table = _of_targets(table, targets)
     data = {
@@ -122,7 +128,7 @@ def _rows(config: ScoreConfig, rules: Rules, targets: Targets | None) -> tuple[T
         "where": config.where or None,
         "targets": config.targets or None,
         "rules": config.rules,
-        "notes": [*table.notes, *_contradictions(table)],
+        "notes": [*table.notes, *_contradictions(table, rules)],
     }
     return table, data
 
@@ -144,6 +150,15 @@ def _read(config: ScoreConfig, targets: Targets | None) -> Table:
     return read_logs(folder, targets)
 
 
+def _of_own_times(table: Table, config: ScoreConfig) -> Table:
+    """The table without the error of its times where columns.time_to_target_s puts others in their place."""
+    if ERROR not in table.columns or TIME not in config.columns or ERROR in config.columns:
+        return table
+    note = f"{ERROR} is of the table's own {TIME}, so not used; columns.{ERROR}=COLUMN gives an error to other times"
+    columns = {name: column for name, column in table.columns.items() if name != ERROR}
+    return replace(table, columns=columns, notes=(*table.notes, note))
+
+
 def _labels(table: Table, name: str) -> np.ndarray:
     """(n,) names as text; numbers as short as they can be written."""
     column = table.columns[name]
@@ -156,8 +171,9 @@ def _labels(table: Table, name: str) -> np.ndarray:
 
 
 def _of_targets(table: Table, targets: Targets) -> Table:
-    """The rows of the workloads that score."""
-    names = table.columns["workload"]
+    """The rows of the workloads that score, whose names may end in a framework; a note on each submission without any."""
+    written = table.columns["workload"]
+    names = np.array([targets.named(name) or name for name in written], object)
     keep = np.isin(names.astype(str), targets.workloads.columns)
     if not keep.any():
         there = listed(sorted(set(names.tolist())))
@@ -166,21 +182,31 @@ def _of_targets(table: Table, targets: Targets) -> Table:
         )
     others = int(np.sum(~keep))
     dropped = {**table.dropped, **({"workload is not among those that score": others} if others else {})}
+    submissions = table.columns["submission"]
+    lost = sorted(set(submissions) - set(submissions[keep]))
+    notes = [f"no row is left of submission {listed(lost)}: its workloads are not among those that score"] * bool(lost)
+    renamed = sorted(set(written[keep & (names != written)]))
+    notes += [f"workloads taken without their framework: {listed(renamed)}"] * bool(renamed)
     return replace(
         table,
-        columns={name: column[keep] for name, column in table.columns.items()},
+        columns={name: column[keep] for name, column in {**table.columns, "workload": names}.items()},
         dropped=dropped,
+        notes=(*table.notes, *notes),
         rows=None if table.rows is None else table.rows[keep],
     )
 
 
-def _contradictions(table: Table) -> list[str]:
-    """Rows whose index and time do not say the same, which count as not met."""
+def _contradictions(table: Table, rules: Rules) -> list[str]:
+    """Rows whose index and time do not say the same: not met, save that a time is enough where rules need no index."""
     if INDEX not in table.columns:
         return []
-    hit, timed = table.columns[INDEX] >= 0, np.isfinite(table.columns[TIME])
-    cases = {f"{INDEX} but no {TIME}": hit & ~timed, f"{TIME} but no {INDEX}": timed & ~hit & (table.columns[TIME] > 0)}
-    return [f"{int(rows.sum())} rows have a {case}: not met" for case, rows in cases.items() if rows.any()]
+    index, timed = table.columns[INDEX], np.isfinite(table.columns[TIME]) & (table.columns[TIME] > 0)
+    cases = {
+        f"{INDEX} but no {TIME}: not met": (index >= 0) & ~np.isfinite(table.columns[TIME]),
+        f"{TIME} but a negative {INDEX}: not met": timed & (index < 0),
+        f"{TIME} but no {INDEX}: {'not met' if rules.needs_index else 'met'}": timed & np.isnan(index),
+    }
+    return [f"{int(rows.sum())} rows have a {case}" for case, rows in cases.items() if rows.any()]
 
 
 def _groups(table: Table, config: ScoreConfig) -> dict[str, Mapping[str, np.ndarray]]:
@@ -193,20 +219,34 @@ def _groups(table: Table, config: ScoreConfig) -> dict[str, Mapping[str, np.ndar
     return {name: {key: column[labels == name] for key, column in table.columns.items()} for name in names}
 
 
+def _check_baseline(baseline: str, groups: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+    entered = sorted({name for columns in groups.values() for name in columns["submission"]})
+    if baseline and baseline not in entered:
+        raise BadInput(f"baseline '{baseline}' did not enter. {nearest(baseline, entered)}")
+
+
 def _board(columns: Mapping[str, np.ndarray], config: ScoreConfig, rules: Rules, targets: Targets | None) -> Scores:
     seconds = columns[TIME]
-    index = columns[INDEX] if INDEX in columns else np.where(np.isfinite(seconds), 0.0, -1.0)
-    trials = Trials(
-        columns["submission"], columns["study"], columns["workload"], columns["trial"], hit_index=index, seconds=seconds
-    )
+    index = columns.get(INDEX, np.full(len(seconds), np.nan))
+    names = {name: columns[name] for name in NAMES}
+    trials = Trials(**names, hit_index=index, seconds=seconds, time_rel_stderr=columns.get(ERROR, np.zeros(1)))
     workloads = targets.workloads if targets is not None else Workloads(tuple(sorted(set(trials.workload.tolist()))))
     times = study_times(trials, workloads, rules)
-    return leaderboard(times, rules, baseline=config.baseline, bootstrap=config.bootstrap, seed=config.seed)
+    baseline = config.baseline if config.baseline in times.submissions else ""
+    return leaderboard(times, rules, baseline=baseline, bootstrap=config.bootstrap, seed=config.seed)
 
 
-def _sections(name: str, board: Scores) -> dict[str, Section]:
+def _warnings(board: Scores, baseline: str) -> tuple[str, ...]:
+    """What a reader of a leaderboard must know first."""
+    found = list(warnings_of(board))
+    if baseline and baseline not in board.submissions:
+        found.append(f"'{baseline}' did not enter; speed-ups are over {board.submissions[board.baseline]}.")
+    return tuple(found)
+
+
+def _sections(name: str, board: Scores, warnings: tuple[str, ...]) -> dict[str, Section]:
     found = {
-        "scores": score_section(board),
+        "scores": replace(score_section(board), warnings=warnings),
         "ratios": ratio_section(board),
         "neighbours": neighbours_section(board),
         "pairs": pairs_section(board),
@@ -224,13 +264,13 @@ def _of_group(name: str, section: Section) -> Section:
 
 def _write(
     folder: Path, argv: list[str], boards: Mapping[str, Scores], sections: Mapping[str, Mapping[str, Section]],
-    data: dict[str, Any],
+    warnings: Mapping[str, tuple[str, ...]], data: dict[str, Any],
 ) -> None:  # fmt: skip
     command = "python -m harness.score " + shlex.join(argv)
     entries = {name: board.to_json() for name, board in boards.items()}
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "scores.json", entries.get("", entries))
-    about = {name or "all": _about(board) for name, board in boards.items()}
+    about = {name or "all": _about(board, warnings[name]) for name, board in boards.items()}
     write_json(folder / "data.json", {**data, "leaderboards": about, "command": command})
     page = [parts[key] for parts in sections.values() for key in ("scores", "ratios", "pairs", "left out")]
     entered = sum(len(board.submissions) for board in boards.values())
@@ -239,7 +279,7 @@ def _write(
     print(write_document(folder, "Scores", lead, [*page, data_section(data)], command), file=sys.stderr)
 
 
-def _about(board: Scores) -> dict[str, Any]:
+def _about(board: Scores, warnings: tuple[str, ...]) -> dict[str, Any]:
     """What holds for a whole leaderboard."""
     return {
         "base_workloads": board.base,
@@ -249,7 +289,7 @@ def _about(board: Scores) -> dict[str, Any]:
         "bootstrap": 0 if board.draws is None else len(board.draws.scores),
         "minimum_detectable_speedup": board.detectable,
         "largest_change_without": largest_changes(board),
-        "warnings": warnings_of(board),
+        "warnings": warnings,
         "intervals": f"{CONDITIONAL} {OPTIMISTIC}",
     }
 

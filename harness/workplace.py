@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from omegaconf import DictConfig
@@ -18,7 +18,7 @@ from rich.console import Console
 from harness import plan, session
 from harness.config import RunConfig, compose_config
 from harness.engine import devices
-from harness.engine.cost import compare_step_seconds
+from harness.engine.cost import StepTime, compare_step_seconds
 from harness.engine.environment import code_version
 from harness.launchers.slurm import launcher
 from harness.launchers.slurm.submit import Submitted, go_on, preview, require
@@ -29,20 +29,13 @@ from harness.trial import Trial
 from workloads.base import BadInput
 
 STEP_SECONDS = "step_seconds.json"
-_TIMED_STEPS, _TIMINGS = (
-    40,
-    6,
-)  # of how many steps a step time is the mean, and of how many such means it is the fastest
 _WORDS = {field.name for field in dataclasses.fields(RunConfig)}
 HELP = "and of every training command: " + __doc__.partition("training command: ")[2].strip()
 
 
-StepSeconds = dict[str, list[float]]
-Measure = Callable[[Sequence[Trial]], list[float]]
-
-
-def _in_turns(trials: Sequence[Trial]) -> list[float]:
-    return compare_step_seconds(trials, _TIMINGS, _TIMED_STEPS)
+StepTimes = dict[str, list[StepTime]]
+Measure = Callable[[Sequence[Trial]], list[StepTime]]
+Alike = Sequence[Trial]  # trials whose steps take the same time
 
 
 class _Shown(Exception):
@@ -113,38 +106,63 @@ class Workplace:
         if measures and self.on_slurm and "SLURM_JOB_ID" not in os.environ:
             raise Submitted([go_on(self.config, self.store, self.arguments, self.command)])
 
-    def step_seconds(self, groups: Mapping[str, Sequence[Trial]], measure: Measure | None = None) -> StepSeconds:
-        """Seconds of a step of each group's trials, measured once (default: on one device, in turns), and kept."""
-        found = self._timed(groups)
+    def step_times(self, groups: Mapping[str, Sequence[Alike]], measure: Measure | None = None) -> StepTimes:
+        """What a step takes in each group, measured once on one device, and kept.
+
+        Of trials that are alike the best recorded one is timed, the first if none is recorded, or where none ended well that at
+        learning rate 0: what diverges trains no further, and would seem to be fast.
+        """
+        chosen = self._chosen(groups)
+        found = self._timed(chosen)
         if found is None:
-            found = {name: (measure or _in_turns)(trials) for name, trials in groups.items()}
-            ids = {name: [trial.id for trial in trials] for name, trials in groups.items()}
-            more = {name: {"trials": ids[name], "seconds": seconds} for name, seconds in found.items()}
-            content = {
-                "device": devices.local_devices().kind,
-                "code": code_version(),
-                "groups": self._kept() | more,
+            found = {name: (measure or compare_step_seconds)(trials) for name, trials in chosen.items()}
+            more = {
+                name: {"trials": [trial.id for trial in chosen[name]], "times": [list(time) for time in times]}
+                for name, times in found.items()
             }
+            content = {"device": self._device, "code": code_version(), "groups": self._kept() | more}
             write_json(self.store.root / STEP_SECONDS, content)
         return found
 
-    def is_timed(self, groups: Mapping[str, Sequence[Trial]]) -> bool:
-        """Whether `step_seconds` of these are known already."""
-        return self._timed(groups) is not None
+    def is_timed(self, groups: Mapping[str, Sequence[Alike]]) -> bool:
+        """Whether `step_times` of these are known already."""
+        return self._timed(self._chosen(groups)) is not None
 
-    def _timed(self, groups: Mapping[str, Sequence[Trial]]) -> StepSeconds | None:
+    def _chosen(self, groups: Mapping[str, Sequence[Alike]]) -> dict[str, list[Trial]]:
+        table = self.store.trials(("trial", "status", "final_loss")).to_pylist()
+        recorded = {row["trial"] for row in table}
+        losses = {row["trial"]: row["final_loss"] for row in table if row["status"] == "ok"}
+
+        def best(alike: Alike) -> Trial:
+            ended = [trial for trial in alike if trial.id in losses]
+            if ended:
+                return min(ended, key=lambda trial: float(losses[trial.id]))
+            first = alike[0]
+            if first.id not in recorded:
+                return first
+            return replace(first, optimizer=replace(first.optimizer, learning_rate=0.0))
+
+        return {name: [best(alike) for alike in all_alike] for name, all_alike in groups.items()}
+
+    def _timed(self, chosen: Mapping[str, Sequence[Trial]]) -> StepTimes | None:
         kept = self._kept()
-        if any(kept.get(name, {}).get("trials") != [trial.id for trial in groups[name]] for name in groups):
+        if any(kept.get(name, {}).get("trials") != [trial.id for trial in chosen[name]] for name in chosen):
             return None
-        return {name: kept[name]["seconds"] for name in groups}
+        return {name: [StepTime(*time) for time in kept[name]["times"]] for name in chosen}
 
     def _kept(self) -> dict[str, Any]:
-        """What this code has measured before."""
+        """What this code has measured before, on a device of this kind; a node that only submits has the nodes' times."""
         path = self.store.root / STEP_SECONDS
         content = read_json(path) if path.is_file() else {}
         if not isinstance(content, dict) or content.get("code") != code_version():
             return {}
+        if not self.on_slurm and content.get("device") != self._device:
+            return {}
         return dict(content["groups"])
+
+    @property
+    def _device(self) -> str:
+        return devices.local_devices().kind
 
     def _show(self, trials: Sequence[Trial]) -> None:
         """The first stage that has something to train; what follows depends on it."""

@@ -15,6 +15,7 @@ from harness import cli, score
 from harness.algoperf import load as load_algoperf
 from harness.compete import Entry, _reached, main, trial_of
 from harness.config import CONFIG_DIR
+from harness.engine.cost import StepTime
 from harness.goals import drawn, read_goals
 from harness.rulesets import RULESETS
 from harness.scoring import read_targets
@@ -166,8 +167,8 @@ def test_scoring_its_folder_again_gives_the_same(held, tmp_path):
 
 def test_a_step_twice_as_slow_takes_twice_the_time(held, workplace, monkeypatch):
     """With step times that are exactly that: the ratio is 2, and so is the score that a ratio of 2 makes."""
-    seconds = lambda trials, rounds, steps: [1.0] * 3 + [2.0, 1.0]  # noqa: E731 (the reference's, then each submission's)
-    monkeypatch.setattr("harness.workplace.compare_step_seconds", seconds)
+    seconds = [1.0, 1.0, 1.0, 2.0, 1.0]  # the reference's, then each submission's
+    monkeypatch.setattr("harness.workplace.compare_step_seconds", lambda trials: [StepTime(s) for s in seconds])
     (workplace / "held" / STEP_SECONDS).unlink()
     names = ",".join(f"{workplace / 'mine.py'}:{name}" for name in ("same", "other_name", "slow", "lost"))
     words = [f"submissions={names}", f"targets={workplace / 'targets'}", f"results={workplace}", "relax=0.5"]
@@ -182,7 +183,7 @@ def test_a_step_twice_as_slow_takes_twice_the_time(held, workplace, monkeypatch)
 
 def test_a_run_too_long_in_time_does_not_count(held, workplace, monkeypatch):
     """The reference's step time times the longest run is the limit, however few steps a slow submission takes."""
-    slow = lambda trials, rounds, steps: [1.0, *[10.0] * (len(trials) - 1)]  # noqa: E731
+    slow = lambda trials: [StepTime(1.0), *[StepTime(10.0)] * (len(trials) - 1)]  # noqa: E731
     monkeypatch.setattr("harness.workplace.compare_step_seconds", slow)
     (workplace / "held" / STEP_SECONDS).unlink()
     words = [f"submissions={workplace / 'mine.py'}:same", f"targets={workplace / 'targets'}", f"results={workplace}"]

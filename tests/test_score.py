@@ -138,12 +138,87 @@ def test_every_way_to_write_a_time(tmp_path):
     lines += [("s", "study_9", "a", 1, 3, "inf"), ("s", "study_8", "a", 1, "", 7.0)]
     found = scored(write(tmp_path / "t.csv", lines))
     cell = found["s"]["per_workload"]["a"]
-    assert (cell["studies"], cell["studies_met"], cell["status"]) == (8, 2, "not met")
-    notes = json.loads((tmp_path / "out" / "data.json").read_text())["notes"]
-    assert [note.partition(":")[0] for note in notes] == [
-        "1 rows have a hit_eval_index but no time_to_target_s",
-        "1 rows have a time_to_target_s but no hit_eval_index",
+    assert (cell["studies"], cell["studies_met"], cell["status"]) == (8, 3, "not met")
+    assert notes(tmp_path) == [
+        "1 rows have a hit_eval_index but no time_to_target_s: not met",
+        "1 rows have a time_to_target_s but no hit_eval_index: met",
     ]
+    found = scored(tmp_path / "t.csv", "rules=algoperf")
+    assert found["s"]["per_workload"]["a"]["studies_met"] == 2
+    assert notes(tmp_path)[1] == "1 rows have a time_to_target_s but no hit_eval_index: not met"
+
+
+def notes(folder):
+    return json.loads((folder / "out" / "data.json").read_text())["notes"]
+
+
+@pytest.mark.usefixtures("no_page")
+def test_an_empty_column_of_indices_is_none_and_a_negative_index_is_not_met(tmp_path, trials):
+    empty = [(*row[:4], "", row[5]) for row in rows()]
+    assert scored(write(tmp_path / "empty.csv", empty)) == scored(trials)
+    negative = [(*row[:4], -1 if row[0] == "fast" else "", row[5]) for row in rows()]
+    found = scored(write(tmp_path / "negative.csv", negative))
+    assert found["fast"]["score"] == 0
+    assert found["baseline"]["score"] > 0
+    assert notes(tmp_path)[0] == "9 rows have a time_to_target_s but a negative hit_eval_index: not met"
+
+
+@pytest.mark.usefixtures("no_page")
+def test_workloads_may_be_named_with_their_framework_and_who_is_left_out_is_named(tmp_path, trials, targets):
+    plain = scored(trials, f"targets={targets}")
+    suffixed = [(*row[:2], f"{row[2]}_{'jax' if row[0] == 'slow' else 'pytorch'}", *row[3:]) for row in rows()]
+    suffixed.append(("elsewhere", "study_0", "b_v_jax", "trial_1", 1, 1.0))
+    assert scored(write(tmp_path / "s.csv", suffixed), f"targets={targets}") == plain
+    assert notes(tmp_path) == [
+        "no row is left of submission elsewhere: its workloads are not among those that score",
+        "workloads taken without their framework: a_jax, a_pytorch, a_v_jax, a_v_pytorch, b_jax, b_pytorch",
+    ]
+
+
+@pytest.mark.usefixtures("no_page")
+def test_cells_that_lack_studies_are_named(tmp_path, targets, capsys):
+    lines = [row for row in rows() if row[0] != "slow" or row[2] != "a" or row[1] == "study_0"]
+    found = scored(write(tmp_path / "t.csv", lines), f"targets={targets}")
+    assert found["slow"]["ci95"] == [None, None]
+    data = json.loads((tmp_path / "out" / "data.json").read_text())
+    assert any("slow (a 1 of 3)" in warning for warning in data["leaderboards"]["all"]["warnings"])
+    assert "slow (a 1 of 3)" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.usefixtures("no_page")
+def test_a_baseline_need_not_enter_every_leaderboard(tmp_path, capsys):
+    both = [(rules, *row) for rules in ("self", "external") for row in rows() if (rules, row[0]) != ("self", "slow")]
+    path = write(tmp_path / "both.csv", both, ("ruleset", *COLUMNS))
+    found = scored(path, "baseline=slow")
+    assert found["external"]["fast"]["speedup"]["over"] == "slow"
+    assert found["self"]["fast"]["speedup"]["over"] == "baseline"
+    warnings = {
+        name: about["warnings"]
+        for name, about in json.loads((tmp_path / "out" / "data.json").read_text())["leaderboards"].items()
+    }
+    assert warnings == {"external": [], "self": ["'slow' did not enter; speed-ups are over baseline."]}
+    assert cli.run(score.main, [f"logs={path}", "baseline=slw"]) == 2
+    assert "Did you mean 'slow'" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.usefixtures("no_page")
+def test_verdicts_are_printed_and_the_error_of_step_times_is_of_the_own_times(tmp_path, capsys):
+    times = {(name, "a"): [10.0, 10.1, 9.9] for name in ("one", "two")} | {("slow", "a"): [20.0, 20.1, 19.9]}
+    lines = [(*row, 0.05 if row[0] == "one" else 0.0, row[5] / 2) for row in table(times)]
+    path = write(tmp_path / "t.csv", lines, (*COLUMNS, "time_rel_stderr", "steps"))
+    found = scored(path)
+    assert found["one"]["versus"]["two"]["verdict"] == "undecided"
+    low, high = found["one"]["versus"]["two"]["ci90"]
+    assert (low, high) == pytest.approx((np.exp(-1.645 * 0.05), np.exp(1.645 * 0.05)), abs=1e-4)
+    assert found["slow"]["versus"]["two"]["verdict"] == found["slow"]["speedup"]["verdict"] == "slower"
+    printed = capsys.readouterr().out
+    assert re.search(r"one +two .*\[0\.921, 1\.086\] +undecided", printed)
+    assert re.search(r"two +slow .* faster", printed)
+    in_steps = scored(path, "columns.time_to_target_s=steps")
+    assert in_steps["one"]["versus"]["two"]["verdict"] == "equivalent"
+    assert "time_rel_stderr is of the table's own time_to_target_s, so not used" in notes(tmp_path)[0]
+    both = scored(path, "columns.time_to_target_s=steps", "columns.time_rel_stderr=time_rel_stderr")
+    assert both["one"]["versus"]["two"]["verdict"] == "undecided"
 
 
 @pytest.mark.usefixtures("no_page")
@@ -208,6 +283,7 @@ def test_bad_input_exits_2_with_the_fix(trials, targets, capsys, case):
 FAULTS = {
     "duplicate": (rows()[0], "two rows are submission 'fast', study 'study_0'"),
     "negative": (("fast", "study_7", "a", "trial_1", 2, -3.0), "times must be positive"),
+    "minus without index": (("fast", "study_7", "a", "trial_1", "", -1.0), "write inf or leave it empty if not met"),
     "nameless": (("", "study_7", "a", "trial_1", 2, 3.0), "submission is empty"),
     "no number": (("fast", "study_7", "a", "trial_1", 2, "soon"), "time_to_target_s = 'soon' is not a number"),
 }

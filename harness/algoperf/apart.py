@@ -13,11 +13,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from harness.algoperf import sharding, spec
+from harness.algoperf import random_utils, sharding, spec
 from harness.optimizers.own_files import importing_from
 
-_PACKAGES = ("algoperf", "algorithmic_efficiency")  # AlgoPerf's name from version 0.6 on, and before
-_PARTS = {"spec": spec, "jax_sharding_utils": sharding}
+PACKAGES = ("algoperf", "algorithmic_efficiency")  # AlgoPerf's name from version 0.6 on, and before
+PARTS = {"spec": spec, "jax_sharding_utils": sharding, "random_utils": random_utils}
+SUBMISSION = "windtunnel_submission"  # the package that a submission's file is in, whose other modules stand beside it
 _CHEX = ("Array", "ArrayTree", "Dimensions", "Numeric", "PRNGKey", "Scalar", "Shape")  # annotations
 
 
@@ -47,6 +48,9 @@ class Apart:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         modules, config, generators = self._ours
+        late = {name: module for name, module in sys.modules.items() if name.startswith(f"{SUBMISSION}.")}
+        self.modules.update(late)  # imported by a function
+        modules = {**dict.fromkeys(late), **modules}
         self._generators = random.getstate(), np.random.get_state()
         self._config = {name: value for name, value in jax.config.values.items() if value != config[name]}
         _set_generators(generators)
@@ -58,11 +62,16 @@ class Apart:
                 sys.modules[name] = module
 
     def run_files(self, files: Sequence[Path], code: CodeType) -> ModuleType:
-        """The module that the code of the first file makes; it may import the others. Each call makes a new one."""
-        name = f"windtunnel_submission.{files[0].stem}"
-        module = ModuleType(name)
+        """The module that the code of the first file makes; it may import the others, `from .other` included.
+
+        Each call makes a new one.
+        """
+        package = ModuleType(SUBMISSION)
+        package.__path__ = [str(files[0].parent)]
+        module = ModuleType(f"{SUBMISSION}.{files[0].stem}")
         module.__file__ = str(files[0])
-        self.modules[name] = module
+        module.__package__ = SUBMISSION
+        self.modules |= {package.__name__: package, module.__name__: module}
         own: dict[str, ModuleType] = {}
         try:
             with self, importing_from(files) as own:
@@ -75,11 +84,11 @@ class Apart:
 def stand_ins() -> dict[str, ModuleType]:
     """By name: for each of AlgoPerf's packages that is not installed, and chex."""
     found: dict[str, ModuleType] = {}
-    for package in _PACKAGES:
+    for package in PACKAGES:
         if not _installed(package):
             found[package] = ModuleType(package)
             found[package].__path__ = []  # a package, whose other modules are then missing by their own names
-            for name, part in _PARTS.items():
+            for name, part in PARTS.items():
                 found[f"{package}.{name}"] = part
                 setattr(found[package], name, part)
     if not _installed("chex"):

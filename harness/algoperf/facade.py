@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -43,12 +45,13 @@ class Logits:
     """What model_fn returns: not logits, but all that loss_fn needs to compute the loss, as our workloads only offer that.
 
     Gradients flow through it, and it may cross jit, checkpoint or scan. Whoever wants numbers in it is told that there
-    are none, instead of getting a wrong answer.
+    are none, instead of getting a wrong answer. dropout: rate, None for the workload's own.
     """
 
     params: Params
     inputs: Any
     rng: Array | None
+    dropout: Any
 
     def __jax_array__(self) -> NoReturn:
         raise BadInput(_NO_LOGITS)
@@ -96,17 +99,30 @@ class BatchForm:
 class Facade(spec.Workload):
     """What a submission may ask of a workload. Hashable, as submissions make it a static argument of their jit.
 
-    step_hint: the horizon in steps. max_allowed_runtime_sec: limit on the submission's time, inf for none.
+    steps, max_seconds: the longest run. stretch: of that over what submissions are told (AlgoPerf gives self-tuning ones more
+    time without saying so). step_hint: the horizon in steps of the batch size that is trained with, the submission's own if it
+    has one (AlgoPerf's hint is the same for all). max_allowed_runtime_sec: limit on the submission's time, inf for none.
+    dropout_rate: model_fn's where it is given none; None: the workload's own.
+
+    The workload itself, which has the data that submissions are judged on, is in no attribute: only the functions made below
+    see it. That keeps out who looks around; who takes functions apart is refused by submission.load; who does neither and
+    reads it all the same (it is in this process) must be caught by reading.
     """
 
-    def __init__(self, workload: Workload, steps: int, evaluations: int, max_seconds: float) -> None:
-        self._workload = workload
+    def __init__(
+        self,
+        workload: Workload,
+        steps: int,
+        evaluations: int,
+        max_seconds: float,
+        stretch: float = 1.0,
+        dropout_rate: Any = None,
+    ) -> None:
         data = workload.load()
-        self._form = BatchForm.of(jax.eval_shape(lambda arrays: _first_batch(workload, arrays), dict(data.arrays)))
         shapes = jax.eval_shape(workload.init, jax.random.key(0))
         self.smoothing_traced = False
-        self.step_hint = steps
-        self.max_allowed_runtime_sec = max_seconds
+        self.step_hint = math.ceil(steps / stretch - 1e-9)
+        self.max_allowed_runtime_sec = max_seconds / stretch
         self.eval_period_time_sec = max_seconds / evaluations
         self.num_train_examples = data.examples
         self.target_metric_name = workload.metric.name
@@ -114,80 +130,119 @@ class Facade(spec.Workload):
         self.metrics_logger = None
         self.param_shapes = jax.tree.map(lambda leaf: ShapeTuple(leaf.shape), shapes)
         self.model_params_types = jax.tree_util.tree_map_with_path(_parameter_type, shapes)
+        form = BatchForm.of(jax.eval_shape(lambda arrays: _first_batch(workload, arrays), dict(data.arrays)))
+        self.model_fn = _model_fn(workload, dropout_rate)
+        self.loss_fn = _loss_fn(workload, form, self)
 
     def __getattr__(self, name: str) -> NoReturn:
-        known = ", ".join(sorted(key for key in vars(self) if not key.startswith("_")))
-        raise AttributeError(
-            f"workload.{name} is not offered to submissions here; there are model_fn, loss_fn, {known}"
-        )
+        known = ", ".join(sorted(vars(self)))
+        raise AttributeError(f"workload.{name} is not offered to submissions here; there are is_output_params, {known}")
 
     def is_output_params(self, param_key: str) -> bool:
         """Whether this top-level key of the parameters is the output layer's."""
         return param_key in _OUTPUTS
 
+
+def _model_fn(workload: Workload, default_rate: Any) -> Callable[..., tuple[Logits, Any]]:
+    if default_rate is not None:
+        _say_if_ignored(workload, default_rate)
+
     def model_fn(
-        self,
         params: Params,
         augmented_and_preprocessed_input_batch: Mapping[str, Any],
         model_state: Any,
         mode: Any,
         rng: Array | None,
         update_batch_norm: bool = True,
-        dropout_rate: Any = 0.0,
+        dropout_rate: Any = None,
         **_: Any,
     ) -> tuple[Logits, Any]:
-        """(logits, model_state). Both modes give the training loss; without `rng` its noise is that of seed 0.
+        """(logits, model_state). Without `rng` the loss's noise is that of seed 0.
 
-        The rest is ignored: dropout is a field of the workloads that have it, and batch statistics are no state.
+        dropout_rate: replaces the workload's own where it has one; elsewhere it is without effect, which is said once. The
+        mode EVAL leaves out dropout and nothing else: label smoothing, SpecAugment and batch statistics are the training
+        loss's. The rest is ignored: batch statistics are no state.
         """
-        return Logits(params, augmented_and_preprocessed_input_batch["inputs"], rng), model_state
+        rate = default_rate if dropout_rate is None else dropout_rate
+        if getattr(mode, "name", None) == "EVAL":
+            rate = 0.0
+        elif dropout_rate is not None:
+            _say_if_ignored(workload, rate)
+        return Logits(params, augmented_and_preprocessed_input_batch["inputs"], rng, rate), model_state
 
+    return model_fn
+
+
+def _loss_fn(workload: Workload, form: BatchForm, facade: Facade) -> Callable[..., dict[str, Array]]:
     def loss_fn(
-        self,
         label_batch: Any,
         logits_batch: Any,
         mask_batch: Array | None = None,
         label_smoothing: Any = 0.0,
     ) -> dict[str, Array]:
-        """{"summed", "n_valid_examples", "per_example" (batch,)}: the mean loss, times the examples and as each one's.
+        """{"summed", "n_valid_examples"}: the mean loss times the examples, and their number.
 
-        label_smoothing: replaces the workload's own where it has one and this is not 0; elsewhere only 0 will do.
-        Raises BadInput on that, on a mask (our loss is a mean over the batch), and on other logits than model_fn's.
+        There is no "per_example": batches of one have other statistics, noise and normalisation, so their losses are not
+        parts of this one. label_smoothing: replaces the workload's own where it has one and this is not 0; elsewhere only 0
+        will do. Raises BadInput on that, on a mask (our loss is a mean over the batch), and on other logits than model_fn's.
         """
         if not isinstance(logits_batch, Logits):
             raise BadInput(f"loss_fn was given a {type(logits_batch).__name__}: {_NO_LOGITS}")
         if mask_batch is not None:
             raise BadInput("loss_fn was given mask_batch, but our losses are means over whole batches; leave it out")
-        workload, factor = self._smoothed(label_smoothing)
-        batch = self._form.join(logits_batch.inputs, label_batch)
-        mean = factor * workload.loss(logits_batch.params, batch, _key(logits_batch.rng))[0].astype(jnp.float32)
+        smoothed, factor = _smoothed(_dropping(workload, logits_batch.dropout), label_smoothing, facade)
+        batch = form.join(logits_batch.inputs, label_batch)
+        mean = factor * smoothed.loss(logits_batch.params, batch, _key(logits_batch.rng))[0].astype(jnp.float32)
         examples = jax.tree.leaves(batch)[0].shape[0]
-        return {
-            "summed": mean * examples,
-            "n_valid_examples": jnp.asarray(examples, jnp.float32),
-            "per_example": jnp.broadcast_to(mean, (examples,)),
-        }
+        return {"summed": mean * examples, "n_valid_examples": jnp.asarray(examples, jnp.float32)}
 
-    def _smoothed(self, label_smoothing: Any) -> tuple[Workload, Any]:
-        """The workload at this label smoothing, and a factor on its loss: NaN where it has none and the number is a tracer."""
-        own = getattr(self._workload, "label_smoothing", None)
-        if isinstance(label_smoothing, jax.core.Tracer):
-            if own is not None:
-                smoothing = jnp.where(label_smoothing == 0.0, own, label_smoothing)
-                return dataclasses.replace(self._workload, label_smoothing=smoothing), 1.0  # type: ignore[call-arg]
-            self.smoothing_traced = True
-            return self._workload, jnp.where(label_smoothing == 0.0, 1.0, jnp.nan)
-        if float(label_smoothing) == 0.0:
-            return self._workload, 1.0
-        refuse_smoothing(self._workload, float(label_smoothing))
-        smoothed: Workload = dataclasses.replace(self._workload, label_smoothing=float(label_smoothing))  # type: ignore[call-arg]
-        smoothed.validate()
-        return smoothed, 1.0
+    return loss_fn
 
 
-def refuse_smoothing(workload: Workload, label_smoothing: float) -> None:
+def _smoothed(workload: Workload, label_smoothing: Any, facade: Facade) -> tuple[Workload, Any]:
+    """The workload at this label smoothing, and a factor on its loss: NaN where it has none and the number is a tracer."""
+    own = getattr(workload, "label_smoothing", None)
+    if isinstance(label_smoothing, jax.core.Tracer):
+        if own is not None:
+            smoothing = jnp.where(label_smoothing == 0.0, own, label_smoothing)
+            return dataclasses.replace(workload, label_smoothing=smoothing), 1.0  # type: ignore[call-arg]
+        facade.smoothing_traced = True
+        return workload, jnp.where(label_smoothing == 0.0, 1.0, jnp.nan)
+    if float(label_smoothing) == 0.0:
+        return workload, 1.0
+    refuse_smoothing(workload, float(label_smoothing))
+    smoothed: Workload = dataclasses.replace(workload, label_smoothing=float(label_smoothing))  # type: ignore[call-arg]
+    smoothed.validate()
+    return smoothed, 1.0
+
+
+def _dropping(workload: Workload, rate: Any) -> Workload:
+    """The workload at this dropout rate, if it has any and is given one."""
+    if rate is None or not hasattr(workload, "dropout"):
+        return workload
+    if isinstance(rate, jax.core.Tracer):
+        return dataclasses.replace(workload, dropout=rate)  # type: ignore[call-arg]
+    dropping: Workload = dataclasses.replace(workload, dropout=float(rate) or None)  # type: ignore[call-arg]
+    dropping.validate()
+    return dropping
+
+
+def _say_if_ignored(workload: Workload, rate: Any) -> None:
+    """Submissions ask for the same rate everywhere, as AlgoPerf lets them; so this is no error."""
+    known = not isinstance(rate, jax.core.Tracer)
+    if not hasattr(workload, "dropout") and not (known and float(rate) == 0.0):
+        asked = f"{float(rate):g}" if known else "of a traced value"
+        _say(f"dropout_rate {asked} is without effect: workload '{workload.name}' has no dropout; give 0, or no rate")
+
+
+@functools.cache
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def refuse_smoothing(workload: Workload, label_smoothing: float | None) -> None:
     """Raise BadInput where a workload cannot smooth its labels and should."""
-    if label_smoothing != 0.0 and not hasattr(workload, "label_smoothing"):
+    if label_smoothing and not hasattr(workload, "label_smoothing"):
         raise NoSmoothing(
             f"label_smoothing={label_smoothing:g}, but the loss of workload '{workload.name}' has none; set it to 0"
         )

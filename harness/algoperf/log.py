@@ -68,6 +68,7 @@ def _asked(task: Task) -> dict[str, Any]:
         "evaluations": task.evaluations,
         "seed": task.seed,
         "test_curve": task.test_curve,
+        "stretch": task.stretch,
     }
 
 

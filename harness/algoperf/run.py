@@ -6,6 +6,7 @@ import functools
 import inspect
 import math
 import operator
+import time
 from collections import namedtuple
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -30,19 +31,24 @@ from workloads.base import Array, BadInput, Params, Workload
 _STREAM = np.uint32(2**32 - 1)  # of the submission's other keys; the loss's noise is folded in by step
 _INIT = np.uint32(2**32 - 2)  # of init_optimizer_state
 _PROGRAMS = 16  # kept compiled, for the next run on the same workload; each takes hundreds of memory maps
-_UNKNOWN = (KeyError, ValueError)  # what get_batch_size raises on workloads that a submission does not know
+_UNKNOWN = (
+    KeyError,
+    ValueError,
+    NotImplementedError,
+)  # from get_batch_size, on workloads that a submission does not know
 
 
 def train(
     submission: AlgoPerfSubmission,
     workload: Workload,
-    hyperparameters: Mapping[str, float],
+    hyperparameters: Mapping[str, Any],
     steps: int,
     evaluations: int,
     seed: int,
     max_seconds: float = math.inf,
     data_seed: int | None = None,
     test_curve: bool = False,
+    stretch: float = 1.0,
 ) -> Run:
     """Train for `steps` updates, evaluated `evaluations` times, evenly spread, the last time at the end.
 
@@ -52,12 +58,15 @@ def train(
     hyperparameters: what the submission gets as attributes (where empty None, as AlgoPerf gives to self-tuning ones).
     get_batch_size is asked with our workload's name; where the submission does not know it, the workload's batch size stays.
     max_seconds: of the submission's time. data_seed: which batches are seen (None: the seed's). test_curve: evaluate the test
-    split, too, whenever the validation split is, and not at the end only.
-    A batch size of the submission's own sees as many examples in another number of steps.
+    split, too, whenever the validation split is, and not at the end only. stretch: of steps and max_seconds over the step_hint
+    and the max_allowed_runtime_sec that the submission is told.
+    A batch size of the submission's own sees as many examples in another number of steps, and is told another step_hint.
     Raises BadInput on a file that does not fit, and BrokenOff, which has the run until then, on whatever the submission raises
     in training, and on parameters of other shapes.
     """
-    task = Task(submission, workload, hyperparameters, steps, evaluations, seed, max_seconds, data_seed, test_curve)
+    task = Task(
+        submission, workload, hyperparameters, steps, evaluations, seed, max_seconds, data_seed, test_curve, stretch
+    )
     task.validate()
     return _Training(task).run()
 
@@ -80,16 +89,18 @@ class _Training:
         self.functions = task.submission.functions(self.apart)
         self.shows_train_state = _takes(self.functions.update_params, "train_state")
         self.workload = self._with_batch_size(task.workload)
-        refuse_smoothing(self.workload, task.hyperparameters.get("label_smoothing", 0.0))
+        refuse_smoothing(self.workload, task.hyperparameters.get("label_smoothing"))
         self.devices = _device_count(task.submission, self.workload.batch_size)
         self.steps = max(1, round(task.steps * task.workload.batch_size / self.workload.batch_size))
-        self.facade = Facade(self.workload, self.steps, task.evaluations, task.max_seconds)
+        rate = task.hyperparameters.get("dropout_rate")
+        self.facade = Facade(self.workload, self.steps, task.evaluations, task.max_seconds, task.stretch, rate)
         self.hyperparameters = _as_attributes(task.hyperparameters)
         self.data = _device_data(self.workload)
         data_seed = task.seed if task.data_seed is None else task.data_seed
         _compiled_batch(self.workload, self.devices)  # before anything is timed
         self.batches = _batches(self.workload, self.data, data_seed, self.devices)
         self.results: list[tuple[Mark, Evaluation]] = []
+        self.clock = {"accumulated_eval_time": 0.0, "last_eval_time": 0.0, "last_step_end_time": time.time()}
         self.state = self._initial()
         leaves, structure = jax.tree.flatten(self.state.params)
         self.model: tuple[Any, list[tuple[int, ...]]] = structure, [leaf.shape for leaf in leaves]
@@ -105,6 +116,7 @@ class _Training:
                     taken += 1
                     ended = "submission" if complete else "steps" if taken == self.steps else None
                     evaluated = self.prepare_and_evaluate(taken) if complete or taken in due else True
+                    self.clock["last_step_end_time"] = time.time()
                     if not evaluated or (ended is None and self.watch.seconds >= self.task.max_seconds):
                         ended = "time"
         except BadInput as error:
@@ -130,9 +142,11 @@ class _Training:
         selecting = (facade, self.batches, *state, self.hyperparameters, step, select_key)
         updating = self._arguments(step, update_key)
         if self.shows_train_state:
-            updating["train_state"] = MappingProxyType({"accumulated_submission_time": self.watch.seconds})
+            updating["train_state"] = self._train_state()
+        submission = self.task.submission
+        hint = "" if step else submission.replication
         try:
-            with self.task.submission.blamed(f"step {step}", may_end=True), self.apart, self.watch.timed("step"):
+            with submission.blamed(f"step {step}", may_end=True, hint=hint), self.apart, self.watch.timed("step"):
                 batch = self.functions.data_selection(*selecting)
                 new = jax.block_until_ready(self.functions.update_params(batch=batch, **updating))
         except Exception as error:
@@ -155,7 +169,10 @@ class _Training:
             self.state = self._checked(new, "prepare_for_eval")
         if self.watch.seconds >= self.task.max_seconds:
             return False
+        begun = time.time()
         scores = [*self._scores("validation"), *(self._scores("test") if self.task.test_curve else ())]
+        self.clock["last_eval_time"] = time.time()
+        self.clock["accumulated_eval_time"] += self.clock["last_eval_time"] - begun
         self.results.append((self.watch.mark(), Evaluation(step, self.watch.seconds, *scores)))
         return True
 
@@ -186,6 +203,14 @@ class _Training:
             "global_step": step,
             "rng": rng,
         }
+
+    def _train_state(self) -> Mapping[str, Any]:
+        """AlgoPerf's, as it is while training goes on. Whether targets are reached is not known here, so it is not said.
+
+        accumulated_*: seconds; of logging there is none. last_*: time.time() then, 0 before the first evaluation.
+        """
+        constant = {"is_time_remaining": True, "training_complete": False, "accumulated_logging_time": 0.0}
+        return MappingProxyType({**constant, **self.clock, "accumulated_submission_time": self.watch.seconds})
 
     def _checked(self, new: Any, function: str) -> _State:
         """What a submission returned. Raises BadInput if that is no state, or changes the model."""
@@ -284,7 +309,7 @@ def _step_keys(seed: Array, step: Array) -> tuple[Array, Array, Array]:
     return select, jax.random.key_data(noise), prepare
 
 
-def _as_attributes(hyperparameters: Mapping[str, float]) -> Any:
+def _as_attributes(hyperparameters: Mapping[str, Any]) -> Any:
     if not hyperparameters:
         return None
     return namedtuple("Hyperparameters", hyperparameters)(**hyperparameters)  # type: ignore[misc]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 import time
@@ -37,14 +38,15 @@ class Program:
     """Compiled init(hparams), chunk(state, hparams, stops, data) and evaluate(state, hparams, data).
 
     All leaves carry a leading trial axis except `data`; where several cores train side by side, trees with one come and go as
-    Lanes. measures: (group, name) of what evaluate gives. seconds: time
-    spent compiling (or reading the cache).
+    Lanes. measures: (group, name) of what evaluate gives. sha256: of the chunk as it was lowered; programs that share it are
+    the same. seconds: time spent compiling (or reading the cache).
     """
 
     init: Callable[..., Any]
     chunk: Callable[..., Any]
     evaluate: Callable[..., Any]
     measures: Names
+    sha256: str
     seconds: float
 
 
@@ -81,38 +83,47 @@ def over_trials(function: Callable[..., Any], devices: Devices, group: int, with
     return sharded
 
 
-def compile_program(pack: Pack, data: Any, devices: Devices) -> Program:
-    """Compile everything a pack needs. data: the workload's arrays, on the devices.
+def compile_program(pack: Pack, data: Any, devices: Devices, evaluates: bool = True) -> Program:
+    """Compile everything a pack needs. data: the workload's arrays, on the devices. evaluates: or else it can only train.
 
     Raises BadInput on a program that could wait for itself for ever.
     """
     if devices.lanes > 1:  # all of them run the program of one, on its share of the slots
         slots = pack.width // devices.lanes
         share = replace(pack, trials=pack.trials[:slots], width=slots)
-        one = compile_program(share, data, replace(devices, lanes=1))
+        one = compile_program(share, data, replace(devices, lanes=1), evaluates)
         init, chunk, evaluate = (side_by_side(f, devices.lanes) for f in (one.init, one.chunk, one.evaluate))
         return replace(one, init=init, chunk=chunk, evaluate=evaluate)
     started = time.perf_counter()
-    lowered = _lowered(pack, data, devices, pack.group(devices))
-    if devices.platform == "cpu" and not devices.spread and any(map(_waits, lowered)):
-        lowered = _lowered(pack, data, devices, 1)
-        if any(map(_waits, lowered)):
+    lowered = _lowered(pack, data, devices, pack.group(devices), evaluates)
+    texts = [part.as_text() for part in lowered]
+    if devices.platform == "cpu" and not devices.spread and any(map(_waits, texts)):
+        lowered = _lowered(pack, data, devices, 1, evaluates)
+        texts = [part.as_text() for part in lowered]
+        if any(map(_waits, texts)):
             raise BadInput(
                 f"{pack.static.optimizer.name} on {pack.static.workload.name} hands LAPACK a stack of matrices (jnp.linalg), "
                 "whose threads could wait for each other for ever on CPU; take one matrix at a time, with jax.lax.map"
             )
-    init, chunk, evaluate = lowered
+    init, chunk, *rest = (part.compile() for part in lowered)
     return Program(
-        init=init.compile(),
-        chunk=chunk.compile(),
-        evaluate=evaluate.compile(),
-        measures=tuple((group, name) for group, names in evaluate.out_info.items() for name in names),
+        init=init,
+        chunk=chunk,
+        evaluate=rest[0] if rest else _no_evaluation,
+        measures=tuple(
+            (group, name) for part in lowered[2:] for group, names in part.out_info.items() for name in names
+        ),
+        sha256=hashlib.sha256(texts[1].encode()).hexdigest(),
         seconds=time.perf_counter() - started,
     )
 
 
-def _lowered(pack: Pack, data: Any, devices: Devices, group: int) -> tuple[Any, Any, Any]:
-    """init, chunk and evaluate, not compiled yet."""
+def _no_evaluation(*_: Any) -> Any:
+    raise RuntimeError("this program was compiled without its evaluation")
+
+
+def _lowered(pack: Pack, data: Any, devices: Devices, group: int, evaluates: bool) -> list[Any]:
+    """init, chunk and, if wanted, evaluate; not compiled yet."""
     train = make_train(pack.static, None if group == 1 else SIDE_BY_SIDE, devices.split_batch)
     by_trial = devices.by_trial
     hparams = _shapes(pack.hparams(), by_trial)
@@ -124,16 +135,19 @@ def _lowered(pack: Pack, data: Any, devices: Devices, group: int) -> tuple[Any, 
     chunk = jax.jit(
         over_trials(train.chunk, devices, group, True), donate_argnums=0, out_shardings=(of_state, by_trial)
     )
-    scores = jax.jit(over_trials(train.evaluate, devices, group, True), out_shardings=by_trial)
-    return init, chunk.lower(state, hparams, stops, data), scores.lower(state, hparams, data)
+    parts = [init, chunk.lower(state, hparams, stops, data)]
+    if evaluates:
+        scores = jax.jit(over_trials(train.evaluate, devices, group, True), out_shardings=by_trial)
+        parts.append(scores.lower(state, hparams, data))
+    return parts
 
 
-def _waits(lowered: Any) -> bool:
+def _waits(program: str) -> bool:
     """Whether a program calls LAPACK on a stack of matrices.
 
     On CPU such a call waits, on one of XLA's threads, for as many others as it has parts; if all threads do, nobody is left.
     """
-    for line in lowered.as_text().splitlines():
+    for line in program.splitlines():
         if "@lapack_" in line:
             shape = _FIRST_OPERAND.search(line)
             if shape is not None and math.prod(int(size) for size in shape[1].split("x")[:-3]) > 1:

@@ -16,17 +16,25 @@ _flops: dict[Static, float] = {}
 def step_flops(trial: Trial) -> float:
     """FLOPs of one training step (matrix multiplications, elementwise work, optimizer), from XLA's cost analysis.
 
-    The analysis counts a loop's body once, so it is asked about the single step, as lowered for this platform.
+    The analysis counts a loop's body once, so it is asked about the single step. It is that of the CPU's step, also where
+    trials train on other devices: JAX has none of a GPU's before compilation, and a trial's FLOPs are the same on all.
     """
     static = trial.static()
     if static not in _flops:
-        analysis = lowered_step(trial).cost_analysis() or {}
-        _flops[static] = float(analysis["flops"])
+        _flops[static] = float(_analysis(trial)["flops"])
     return _flops[static]
 
 
-def lowered_step(trial: Trial) -> Any:
-    """The single training step of a trial, lowered and not compiled."""
+def _analysis(trial: Trial) -> Any:
+    try:
+        cpu = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX_PLATFORMS leaves it out
+        return _lowered_step(trial).compile().cost_analysis()
+    with jax.default_device(cpu):
+        return _lowered_step(trial).cost_analysis()
+
+
+def _lowered_step(trial: Trial) -> Any:
     train = make_train(trial.static())
     hparams = _shapes(trial.hparams())
     state = jax.eval_shape(train.init, hparams)

@@ -112,7 +112,8 @@ def make_train(
             sphere = state.optimizer.sphere
             params, optimizer_state = project(params, sphere), ProjectionState(optimizer_state, sphere)
         initial_loss = jnp.where(state.step == 0, loss, state.initial_loss)
-        healthy = loss <= hparams.divergence_factor * initial_loss  # False for NaN
+        limit = initial_loss + (hparams.divergence_factor - 1) * jnp.abs(initial_loss)  # losses may be negative
+        healthy = loss <= limit  # False for NaN
         diverged_step = jnp.where(healthy & jnp.isfinite(loss), -1, state.step)
         return State(params, optimizer_state, state.step + 1, initial_loss, diverged_step), loss
 
@@ -159,7 +160,13 @@ def make_train(
         def where(wanted: Array, measure: Callable[[], dict[str, Array]]) -> dict[str, Array]:
             shapes = jax.eval_shape(measure)
             nothing = jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), shapes)
-            return jax.lax.cond(wanted, measure, lambda: nothing)
+            if together is None:
+                return jax.lax.cond(wanted, measure, lambda: nothing)
+            anybody = (
+                jax.lax.pmax(wanted.astype(jnp.int32), together) > 0
+            )  # one answer for all: vmap keeps the branches
+            found = jax.lax.cond(anybody, measure, lambda: nothing)
+            return jax.tree.map(lambda value, none: jnp.where(wanted, value, none), found, nothing)
 
         begun, ended = state.step > 0, state.step >= hparams.horizon.astype(jnp.int32)
         return {

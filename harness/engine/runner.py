@@ -102,7 +102,8 @@ class Runner:
         self._data: dict[Any, tuple[Data, Any]] = {}
 
     def train(self, trials: Sequence[Trial], stop: StopFlag | None = None) -> Summary:
-        """Train what the store lacks of `trials`. Raises Interrupted after a signal; then nothing finished is lost.
+        """Train what the store lacks of `trials`. Raises Interrupted after a signal; then nothing finished is lost. Raises
+        BadInput, after all others are trained, on trials of which not even one fits the memory of a device.
 
         stop: the caller's flag, which catches signals already; it is the caller's to check after the last pack.
         """
@@ -111,6 +112,7 @@ class Runner:
         missing = self._store.missing(trials)
         memory = self._devices.memory(self._settings.memory_gb)
         packs, notes = make_packs(missing, self._devices, memory, self._settings.pack_size)
+        too_large: list[Pack] = []
         summary = Summary()
         clocks = Clocks()
         compiler = self._compiler()
@@ -125,11 +127,16 @@ class Runner:
                 while queue:
                     self._heed(flag)
                     pack = queue.pop(0)
+                    over, again = [pack], []
                     try:
                         summary.add(self._train_pack(pack, compiler, clocks, flag))
                     except jax.errors.JaxRuntimeError as error:
-                        again = _halves(pack, error, self._devices.count)
-                        if not again:
+                        if "RESOURCE_EXHAUSTED" in str(error):
+                            over = [pack, *(other for other in queue if other.signature == pack.signature)]
+                            again = self._smaller(over)
+                            too_large += () if again else over
+                            queue = [other for other in queue if other.signature != pack.signature]
+                        else:
                             again, queue = self._without_lost([pack, *queue], error), []
                             summary.compiled += compiler.count
                             compiler.close()
@@ -137,9 +144,12 @@ class Runner:
                         compiler.submit(again)
                         queue[:0] = again
                     with clocks("data"):
-                        compiler.done(pack)
+                        self._forget_data(pack, queue)
+                        for other in over:
+                            compiler.done(other)
                 if stop is None:
                     self._heed(flag)  # or what the caller does next would not know of a signal in the last chunk
+                _refuse(too_large)
         finally:
             compiler.close()
             jax.monitoring.unregister_event_listener(summary.cache)
@@ -184,6 +194,23 @@ class Runner:
         self._devices = left
         self._data.clear()
         return [moved(pack) for pack in packs]
+
+    def _smaller(self, packs: Sequence[Pack]) -> list[Pack]:
+        """Packs of one signature in halves, after one ran out of memory, as the others would. [] if they can't be halved."""
+        width, devices = packs[0].width, self._devices.count
+        if width <= devices:
+            return []
+        slots = devices * -(-width // (2 * devices))
+        largest = len(packs[0].trials)
+        print(f"a pack of {largest} trials of width {packs[0].static.workload.width} ran out of memory: split in two")
+        parts = [(pack, part) for pack in packs for part in (pack.trials[:slots], pack.trials[slots:])]
+        return [replace(pack, trials=part, width=slots) for pack, part in parts if part]
+
+    def _forget_data(self, pack: Pack, queue: Sequence[Pack]) -> None:
+        """Of what no pack will train on any more."""
+        key = pack.static.workload.data_key()
+        if all(other.static.workload.data_key() != key for other in queue):
+            self._data.pop(key, None)
 
     def _load(self, pack: Pack) -> tuple[Data, Any]:
         """The pack's data set, on the host and replicated on the devices."""
@@ -342,13 +369,12 @@ def _resume(path: Path, program: Program, hparams: Hparams, history: History, de
     return devices.place_state(whole, state), int(meta["step"])
 
 
-def _halves(pack: Pack, error: Exception, devices: int) -> list[Pack]:
-    """The pack in two, after it ran out of memory; nothing after any other error. Re-raises what a smaller pack can't cure."""
-    if "RESOURCE_EXHAUSTED" not in str(error):
-        return []
-    if pack.width <= devices:
-        raise error
-    slots = devices * -(-pack.width // (2 * devices))
-    print(f"a pack of {len(pack.trials)} trials of width {pack.static.workload.width} ran out of memory: split in two")
-    parts = (pack.trials[:slots], pack.trials[slots:])
-    return [replace(pack, trials=part, width=slots) for part in parts if part]
+def _refuse(too_large: Sequence[Pack]) -> None:
+    """Raise BadInput if there are any."""
+    if too_large:
+        count, workload = sum(len(pack.trials) for pack in too_large), too_large[0].static.workload
+        raise BadInput(
+            f"{count} trials did not fit the device's memory one at a time, e.g. {workload.name} of width {workload.width} and "
+            f"batch size {workload.batch_size}: lower workload.batch_size or width, or split each trial over all devices with "
+            "engine.layout=model; all others are recorded"
+        )

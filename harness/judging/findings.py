@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pyarrow as pa
 
+from harness.engine.cost import StepTime
 from harness.engine.update_flops import update_flops
 from harness.judging.charged import Charged, charged
 from harness.judging.contest import Rows, Setting, Tuned, best_of
@@ -32,13 +33,16 @@ EXTRAPOLATED = (1, 4, 16)  # times the largest size
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one step of a method. seconds: isolated, on this device. flops_share: the optimizer's own FLOPs over 6 N x the
+    """Of one step of a method. step: its time, isolated, on this device. flops_share: the optimizer's own FLOPs over 6 N x the
     batch's tokens. state: bytes of optimizer state over bytes of parameters.
     """
 
-    seconds: float
+    step: StepTime
     flops_share: float
     state: float
+
+    def to_json(self) -> dict[str, float]:
+        return {**self.step._asdict(), "flops_share": self.flops_share, "state": self.state}
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,7 @@ class Findings:
                     for one in self.tuned
                 ],
                 "tuning_charged": [one.to_json() for one in self.charged],
-                "costs": {f"{method}, {setting}": vars(cost) for (method, setting), cost in self.costs.items()},
+                "costs": {f"{method}, {setting}": cost.to_json() for (method, setting), cost in self.costs.items()},
                 "target": None if self.target is None else vars(self.target),
                 "at_target": [vars(one) for one in self.at_target],
                 "learning_rates": [one.to_json() for one in self.rates],
@@ -131,7 +135,7 @@ def judge(
     tuned: Sequence[Tuned],
     rows: Rows,
     curves: pa.Table,
-    seconds: Mapping[str, Sequence[float]],
+    times: Mapping[str, Sequence[StepTime]],
     relax: float,
     sweeps: Sequence[Sweep] = (),
     fixed: Sequence[Fixed] = (),
@@ -139,7 +143,7 @@ def judge(
 ) -> Findings:
     """Everything that is reported, from fresh seeds. relax: how much easier than the best baseline's worst seed targets are.
 
-    seconds: a step's, of each group of `timed`. rows: also of the trials of sweeps (other learning rates) and of fixed (one
+    times: a step's, of each group of `timed`. rows: also of the trials of sweeps (other learning rates) and of fixed (one
     configuration for all workloads).
     """
     methods = tuple(dict.fromkeys(one.method.name for one in tuned))
@@ -153,7 +157,7 @@ def judge(
     costs = {}
     for name, setting in scored.items():
         here = [one for one in tuned if one.setting == setting]
-        for one, step in zip(here, seconds[name], strict=True):
+        for one, step in zip(here, times[name], strict=True):
             costs[one.method.name, setting.name] = _cost(one, sizes[setting.workload], step)
     targets = _targets(losses, methods, scored, relax)
     asked = (
@@ -172,7 +176,7 @@ def judge(
         losses=losses,
         verdicts=verdicts,
         overall=overall([entry for one in verdicts for entry in one.speed_ups]),
-        scores=_scores(tuned, scored, targets, evaluated, {key: cost.seconds for key, cost in costs.items()}),
+        scores=_scores(tuned, scored, targets, evaluated, {key: cost.step for key, cost in costs.items()}),
         step_scores=_scores(tuned, scored, targets, evaluated, _examples(tuned)),
         targets=targets,
         costs=costs,
@@ -185,11 +189,9 @@ def judge(
     )
 
 
-def timed(tuned: Sequence[Tuned]) -> dict[str, list[Trial]]:
-    """Workload -> a trial of each method at the setting where it is scored: their steps' times are compared."""
-    return {
-        name: [one.trials[0] for one in tuned if one.setting == setting] for name, setting in _scored(tuned).items()
-    }
+def timed(tuned: Sequence[Tuned]) -> dict[str, list[Sequence[Trial]]]:
+    """Workload -> each method's trials at the setting where it is scored: their steps' times are compared."""
+    return {name: [one.trials for one in tuned if one.setting == setting] for name, setting in _scored(tuned).items()}
 
 
 def _scored(tuned: Sequence[Tuned]) -> dict[str, Setting]:
@@ -302,10 +304,12 @@ def _best_baseline(
     return min(baselines, key=lambda values: np.nanmedian(values) if np.isfinite(values).any() else math.inf)
 
 
-def _examples(tuned: Sequence[Tuned]) -> dict[tuple[str, str], float]:
+def _examples(tuned: Sequence[Tuned]) -> dict[tuple[str, str], StepTime]:
     """(method, setting name) -> what a step counts as, in steps of the workload's batch size."""
     return {
-        (one.method.name, one.setting.name): one.trials[0].workload.batch_size / one.setting.workload.batch_size
+        (one.method.name, one.setting.name): StepTime(
+            one.trials[0].workload.batch_size / one.setting.workload.batch_size
+        )
         for one in tuned
     }
 
@@ -315,20 +319,21 @@ def _scores(
     scored: Mapping[str, Setting],
     targets: Mapping[str, tuple[float, float]],
     evaluated: Evaluations,
-    seconds: Mapping[tuple[str, str], float],
+    times: Mapping[tuple[str, str], StepTime],
 ) -> Scores:
-    """Time to target of every fresh seed, each a study, scored; seconds: of a step, or what it counts as."""
+    """Time to target of every fresh seed, each a study, scored; times: of a step, or what it counts as."""
     columns: dict[str, list[Any]] = {
-        key: [] for key in ("submission", "study", "workload", "trial", "hit_index", "seconds")
+        key: [] for key in ("submission", "study", "workload", "trial", "hit_index", "seconds", "time_rel_stderr")
     }
     for one in tuned:
         name = one.setting.workload.name
         if name not in targets or one.setting != scored[name]:
             continue
+        step = times[one.method.name, one.setting.name]
         for trial in one.trials:
             steps, values = evaluated.get(trial.id, (np.zeros(0), np.zeros(0)))
-            hit = first_hit(values, steps * seconds[one.method.name, one.setting.name], targets[name][0], "minimize")
-            entry = (one.method.name, f"seed {trial.seed}", name, "trial_1", hit.index, hit.time)
+            hit = first_hit(values, steps * step.seconds, targets[name][0], "minimize")
+            entry = (one.method.name, f"seed {trial.seed}", name, "trial_1", hit.index, hit.time, step.rel_stderr)
             for key, value in zip(columns, entry, strict=True):
                 columns[key].append(value)
     table = Trials(**{key: np.array(values) for key, values in columns.items()})
@@ -337,14 +342,14 @@ def _scores(
     return leaderboard(study_times(table, Workloads(tuple(targets)), rules), rules, baseline=baseline)
 
 
-def _cost(one: Tuned, size: float, seconds: float) -> Cost:
+def _cost(one: Tuned, size: float, step: StepTime) -> Cost:
     trial = one.trials[0]
     optimizer, workload = trial.optimizer, trial.workload
     params = jax.eval_shape(workload.init, jax.random.key(0))
     state = jax.eval_shape(optimizer.build(np.float32(optimizer.learning_rate)).init, params)
     bytes_of = [sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)) for tree in (state, params)]
     tokens = workload.batch_size * workload.tokens_per_example
-    return Cost(seconds, update_flops(optimizer, params) / (6 * size * tokens), bytes_of[0] / bytes_of[1])
+    return Cost(step, update_flops(optimizer, params) / (6 * size * tokens), bytes_of[0] / bytes_of[1])
 
 
 def _moments(methods: Sequence[str], tuned: Sequence[Tuned], setting: Setting, evaluated: Evaluations) -> np.ndarray:

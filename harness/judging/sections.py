@@ -148,9 +148,17 @@ def _loss_plot(found: Findings, workload: str, tuned: list) -> Plot:  # type: ig
 
 
 def _costs(found: Findings) -> Section:
-    base = {setting: cost.seconds for (method, setting), cost in found.costs.items() if method == found.methods[0]}
+    base = {setting: cost.step.seconds for (method, setting), cost in found.costs.items() if method == found.methods[0]}
     rows = tuple(
-        (method, setting, 1e3 * cost.seconds, cost.seconds / base[setting], cost.flops_share, cost.state)
+        (
+            method,
+            setting,
+            1e3 * cost.step.seconds,
+            cost.step.seconds / base[setting],
+            cost.step.rel_stderr,
+            cost.flops_share,
+            cost.state,
+        )
         for (method, setting), cost in found.costs.items()
     )
     header = (
@@ -158,6 +166,7 @@ def _costs(found: Findings) -> Section:
         "setting",
         "ms per step",
         f"over {found.methods[0]}",
+        "relative standard error",
         "own FLOPs / 6 N B",
         "state bytes / parameter bytes",
     )

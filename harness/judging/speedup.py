@@ -15,11 +15,11 @@ from typing import Any, Literal
 import numpy as np
 from scipy import stats
 
+from harness.scoring.pairs import EQUIVALENT
 from harness.transfer.plain import plain
 from workloads.base import BadInput
 
 EXTRAPOLATION = 1.5
-EQUIVALENT = (0.93, 1.07)
 DRAWS = 1000
 _EXPONENTS = np.geomspace(0.05, 3.0, 120)
 _LOOSE = 0.25  # of the losses' range: a law that misses a run by more is none

@@ -9,7 +9,7 @@ import numpy as np
 
 from harness.laws.procedures import Table
 from harness.report.document import Section
-from harness.scoring.pairs import POWER
+from harness.scoring.pairs import EQUIVALENT, POWER
 from harness.scoring.pictures import profile_plots, ratio_map
 from harness.scoring.scores import Scores
 
@@ -22,8 +22,8 @@ CONDITIONAL = (
 OPTIMISTIC = (
     "With 3 to 5 studies the percentiles of resampled studies are too narrow (on simulated leaderboards 95% of them held the "
     "true score 51 to 76% of the time with 3 studies, 77 to 96% with 5). The intervals are the score ± t standard errors "
-    "of the resampled studies instead, with (studies - 1) degrees of freedom, which held it 94 to 99% of the time. "
-    "No interval knows of failures that no study happened to show."
+    "of the resampled studies instead, with (studies - 1) degrees of freedom (fewer where some are missing): these held it "
+    "94 to 99% of the time. No interval knows of failures that no study happened to show."
 )
 
 
@@ -97,11 +97,11 @@ def warnings_of(scores: Scores) -> tuple[str, ...]:
         )
     if len(scores.times.studies) == 1:
         found.append("There is one study, so nothing tells how far scores would move with another: no intervals.")
-    uneven = [
-        name for name, count in zip(scores.submissions, scores.studies, strict=True) if count < scores.studies.max()
-    ]
-    if uneven:
-        found.append(f"Fewer studies than others have: {', '.join(uneven)}.")
+    if scores.uneven:
+        found.append(
+            f"Studies are missing: {'; '.join(scores.uneven)}. Medians are over those present, which may flatter; none is not "
+            "met; one leaves intervals unknown. Add the missing studies, with inf where they did not finish."
+        )
     return tuple(found)
 
 
@@ -114,11 +114,17 @@ def neighbours_section(scores: Scores) -> Section:
     """Each submission against the next in rank: for the terminal, where all pairs would be too many."""
     order = scores.order
     rows = tuple(_pair(scores, i, j) for i, j in pairwise(order))
-    text = "Time of the first over time of the second, geometric mean over the workloads that both met."
+    text = f"Time of the first over time of the second, geometric mean over the workloads that both met. {_VERDICT}"
     return Section("Neighbours in rank", text, tables=(Table("", _PAIR, rows),) if rows else ())
 
 
-_PAIR = ("first", "second", "time ratio", "95% interval", "workloads", "studies", "detectable speed-up")
+_PAIR = (
+    "first", "second", "time ratio", "95% interval", "90% interval", "verdict", "workloads", "studies", "detectable speed-up",
+)  # fmt: skip
+_VERDICT = (
+    f"Equivalent: the 90% interval lies inside [{EQUIVALENT[0]:g}, {EQUIVALENT[1]:g}]; otherwise faster or slower if the 95% "
+    "interval excludes 1."
+)
 
 
 def _pair(scores: Scores, i: int, j: int) -> tuple[Any, ...]:
@@ -128,6 +134,8 @@ def _pair(scores: Scores, i: int, j: int) -> tuple[Any, ...]:
         scores.submissions[j],
         _times(pairs.ratio[i, j]),
         _interval(pairs.ci95[i, j], 3),
+        _interval(pairs.ci90[i, j], 3),
+        str(pairs.verdict[i, j]),
         int(pairs.workloads[i, j]),
         int(pairs.studies[i, j]),
         _times(pairs.detectable[i, j]),
@@ -141,8 +149,9 @@ def pairs_section(scores: Scores) -> Section:
     text = (
         "Time of the first over time of the second (below 1: the first is faster), geometric mean over studies and over the "
         "workloads that both met. Unlike scores, ratios do not depend on who else entered; they say nothing about workloads "
-        "that one of the two did not meet. Intervals are Student's t from the variation between studies. Detectable: the "
-        f"smallest true speed-up that such an interval would tell from 1 in {100 * POWER:.0f}% of repetitions."
+        "that one of the two did not meet. Intervals are Student's t from the variation between studies, and from the error "
+        f"of step times where it is known. {_VERDICT} Detectable: the smallest true speed-up that such an interval would tell "
+        f"from 1 in {100 * POWER:.0f}% of repetitions."
     )
     more = len(scores.order) - len(shown)
     note = (f"The {len(shown)} highest scores; {more} more submissions are in scores.json.",) if more else ()

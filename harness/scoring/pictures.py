@@ -62,7 +62,7 @@ def _banded(scores: Scores, i: int) -> Layer:
     tau = _breaks(scores, i, _GRID)
     rho = profiles(scores.ratios[i], tau)
     spread = profiles(scores.draws.ratios[:, i], tau).std(axis=0, ddof=1)
-    reach = np.nan_to_num(quantile(scores.studies[i]) * spread)
+    reach = np.nan_to_num(quantile(scores.freedom[i]) * spread)
     x, (y, low, high) = _steps(tau, rho, np.clip(rho - reach, 0, 1), np.clip(rho + reach, 0, 1))
     return Layer(scores.submissions[i], x, y, low, high, kind="line")
 

@@ -12,7 +12,7 @@ import numpy as np
 from harness.registry import nearest
 from harness.scoring.pairs import Pairs, compare
 from harness.scoring.profiles import in_the_running, median_times, ratios, score
-from harness.scoring.resampling import Draws, quantile, rank_intervals, ranks, resample
+from harness.scoring.resampling import Draws, pooled_freedom, quantile, rank_intervals, ranks, resample
 from harness.scoring.rules import TAU_MAX, Rules
 from harness.scoring.trials import StudyTimes
 from workloads.base import BadInput
@@ -59,6 +59,44 @@ class Scores:
         return np.sum((~np.isnan(self.times.seconds)).any(axis=1), axis=-1)
 
     @cached_property
+    def cell_studies(self) -> np.ndarray:
+        """(S, C) studies in which each submission has a trial on each column."""
+        return np.sum(~np.isnan(self.times.seconds), axis=-1)
+
+    @cached_property
+    def freedom(self) -> np.ndarray:
+        """(S,) degrees of freedom of the scores' standard errors (`pooled_freedom`); NaN without resampled studies.
+
+        The parts are the base workloads; the studies of one are the fewest of its own cell, its held-out variants' and that
+        of the fastest submission, whose time is under every ratio.
+        """
+        if self.draws is None:
+            return np.full(len(self.scores), np.nan)
+        workloads = self.times.workloads
+        counts = in_the_running(self.medians, workloads)
+        fastest = self.cell_studies[np.argmin(counts, axis=0), np.arange(counts.shape[1])]
+        fewest = np.where(np.isinf(counts.min(axis=0)), self.cell_studies, np.minimum(self.cell_studies, fastest))
+        for variant, base in workloads.variants:
+            there = self.cell_studies[:, variant] > 0
+            spoils = np.minimum(fewest[:, base], self.cell_studies[:, variant])
+            fewest[:, base] = np.where(there, spoils, fewest[:, base])
+        parts = self.rules.area(self.draws.ratios).var(axis=0, ddof=1)
+        return pooled_freedom(parts, fewest[:, : len(self.base)])
+
+    @cached_property
+    def uneven(self) -> tuple[str, ...]:
+        """Every submission with fewer studies on some workload than the leaderboard has, and there how many."""
+        columns, most = self.times.workloads.columns, len(self.times.studies)
+        entered = self.cell_studies.max(axis=0).tolist()  # 0: nobody, so none lacks more than others
+        found = []
+        for name, counts in zip(self.submissions, self.cell_studies.tolist(), strict=True):
+            short = [
+                f"{column} {n}" for column, n, some in zip(columns, counts, entered, strict=True) if some and n < most
+            ]
+            found += [f"{name} ({', '.join(short)} of {most})"] if short else []
+        return tuple(found)
+
+    @cached_property
     def ranks(self) -> np.ndarray:
         return ranks(self.scores)
 
@@ -69,15 +107,15 @@ class Scores:
 
     @cached_property
     def stderr(self) -> np.ndarray:
-        """(S,) from the resampled studies; NaN without them."""
+        """(S,) from the resampled studies; NaN without them, and where one study of a workload shows no variance."""
         if self.draws is None:
             return np.full(len(self.scores), np.nan)
-        return np.where(self.studies > 1, self.draws.stderr(), np.nan)
+        return np.where(np.isnan(self.freedom), np.nan, self.draws.stderr())
 
     @cached_property
     def ci95(self) -> np.ndarray:
         """(S, 2) score ± t standard errors, cut at 0 and 1 (harness.scoring.resampling)."""
-        reach = quantile(self.studies) * self.stderr
+        reach = quantile(self.freedom) * self.stderr
         return np.clip(np.stack([self.scores - reach, self.scores + reach], axis=1), 0.0, 1.0)
 
     @cached_property
@@ -90,7 +128,7 @@ class Scores:
         """(S, 2); every rank where nothing is known."""
         if self.draws is None:
             return np.tile([1, len(self.scores)], (len(self.scores), 1))
-        return rank_intervals(self.scores, self.draws, self.studies)
+        return rank_intervals(self.scores, self.draws, self.freedom)
 
     @cached_property
     def detectable(self) -> float:
@@ -138,7 +176,7 @@ class Scores:
             name: {
                 "time_s": self.medians[i, c],
                 "status": self.statuses[i, c],
-                "studies": int(np.sum(~np.isnan(self.times.seconds[i, c]))),
+                "studies": int(self.cell_studies[i, c]),
                 "studies_met": int(np.sum(np.isfinite(self.times.seconds[i, c]))),
             }
             for c, name in enumerate(columns)
@@ -166,10 +204,12 @@ class Scores:
         }
 
     def speedup(self, i: int, j: int) -> dict[str, Any]:
-        """How many times faster i is than j: value, ci95, the smallest detectable, and the workloads and studies behind it."""
+        """How many times faster i is than j: value, intervals, verdict, smallest detectable, and what is behind them."""
         return {
             "value": 1 / self.pairs.ratio[i, j],
             "ci95": (1 / self.pairs.ci95[i, j])[::-1],
+            "ci90": (1 / self.pairs.ci90[i, j])[::-1],
+            "verdict": self.pairs.verdict[i, j],
             "minimum_detectable": self.pairs.detectable[i, j],
             "workloads": int(self.pairs.workloads[i, j]),
             "studies": int(self.pairs.studies[i, j]),
@@ -180,6 +220,8 @@ class Scores:
         return {
             "time_ratio": self.pairs.ratio[i, j],
             "ci95": self.pairs.ci95[i, j],
+            "ci90": self.pairs.ci90[i, j],
+            "verdict": found["verdict"],
             "minimum_detectable_speedup": found["minimum_detectable"],
             "workloads": found["workloads"],
             "studies": found["studies"],

@@ -26,6 +26,8 @@ _DIRECTIONS: Mapping[str, Direction] = {
     "wer": "minimize",
 }
 """Of AlgoPerf's metrics, for targets of v0.5, which do not say; later ones have target_metric_goal."""
+FRAMEWORKS = ("jax", "pytorch")
+"""What AlgoPerf's logs append to the names of workloads, after an underscore."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,12 @@ class Targets:
     workloads: Workloads
     targets: Mapping[str, Target]
     source: str = ""
+
+    def named(self, word: str) -> str | None:
+        """The workload with a target that logs call `word`, which may end in its framework (wmt_jax); None if there is none."""
+        name, _, framework = word.rpartition("_")
+        known = (word, name) if framework in FRAMEWORKS else (word,)
+        return next((one for one in known if one in self.targets), None)
 
     def of(self, workload: str) -> tuple[Target, Direction]:
         """A workload's target and the direction of its metric. Raises BadInput where the direction is not known."""

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from harness.algoperf import Evaluation, Run, is_algoperf_style, load, write_log
+from harness.algoperf.apart import Apart
 from harness.algoperf.facade import BatchForm, Facade
 from harness.algoperf.spec import ParameterType
-from harness.algoperf.timing import covered
 from harness.scoring import read_targets
 from harness.scoring.log_tree import read_logs
 from workloads.base import BadInput
@@ -35,11 +35,10 @@ def test_load_leaves_nothing_behind() -> None:
 
 def test_files_beside_it_and_the_old_name(tmp_path: Path) -> None:
     (tmp_path / "beside.py").write_text("def get_batch_size(name): return 8\n")
-    functions = "".join(
-        f"def {name}(*a): ...\n" for name in ("init_optimizer_state", "update_params", "data_selection")
-    )
     path = tmp_path / "old.py"
-    path.write_text(f"from algorithmic_efficiency import spec\nfrom beside import get_batch_size\n{functions}# pmap\n")
+    path.write_text(
+        f"{functions()}from algorithmic_efficiency import spec\nfrom beside import get_batch_size  # pmap\n"
+    )
     assert not load(path).replicated  # a comment is no use of it
     assert "beside" not in sys.modules
     assert str(tmp_path) not in sys.path
@@ -51,7 +50,17 @@ def test_files_beside_it_and_the_old_name(tmp_path: Path) -> None:
         ("def update_params(): ...\n", "no function init_optimizer_state and no get_batch_size and no data_selection"),
         ("import torch_of_some_kind\n", "PyTorch"),
         ("import nothing_like_it.really\n", "install nothing_like_it"),
-        ("from algoperf import halton\n", "cannot import name 'halton'"),
+        (
+            "from algoperf import halton\n",
+            "cannot import name 'halton'.*there are spec, jax_sharding_utils, random_utils",
+        ),
+        ("import algoperf.param_utils\n", "of algoperf there are spec, jax_sharding_utils, random_utils"),
+        ("from .helper import step\n", "nothing beside it is called helper"),
+        ("print(init.__closure__[0])\n", "line 1: __closure__ leads to what submissions may not see"),
+        ("def data_selection(w, queue, *_): return queue.gi_frame.f_locals['data']\n", "may not see"),
+        ("import jax\nfor a in jax.live_arrays(): ...\n", "line 2: .*live_arrays"),
+        ("import jax\njax.monitoring.clear_event_listeners()\n", "jax.monitoring"),
+        ("from jax import monitoring\n", "jax.monitoring"),
         ("raise KeyError('x')\n", "the file raised KeyError"),
         ("def update_params(:\n", "no Python file"),
     ],
@@ -61,6 +70,105 @@ def test_files_that_cannot_be(tmp_path: Path, content: str, message: str) -> Non
     path.write_text(content)
     with pytest.raises(BadInput, match=message):
         load(path)
+
+
+def functions(**others: str) -> str:
+    """Those of a submission, which do nothing but what is given."""
+    names = ("init_optimizer_state", "update_params", "data_selection", "get_batch_size")
+    return "".join(f"def {name}(*a): {others.get(name, '...')}\n" for name in names)
+
+
+def test_it_is_called_as_its_folder_where_all_have_one_name(tmp_path: Path) -> None:
+    (tmp_path / "muon").mkdir()
+    for name, expected in (("submission.py", "muon"), ("lion.py", "lion")):
+        (tmp_path / "muon" / name).write_text(functions())
+        assert load(tmp_path / "muon" / name).name == expected
+
+
+def test_relative_imports_work_as_in_a_package(tmp_path: Path) -> None:
+    for name, value in (("one", 1), ("other", 2)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "helper.py").write_text("from .deeper import SIZE\n")
+        (tmp_path / name / "deeper.py").write_text(f"SIZE = {value}\n")
+        late = (
+            "\n    from . import deeper\n    from .deeper import SIZE as again\n    return SIZE + again + deeper.SIZE"
+        )
+        text = f"from .helper import SIZE\n{functions(get_batch_size=late)}"
+        (tmp_path / name / "submission.py").write_text(text)
+        submission = load(tmp_path / name / "submission.py")
+        assert [file.name for file in submission.files] == ["submission.py", "deeper.py", "helper.py"]
+        apart = Apart(0)
+        found = submission.functions(apart)
+        with apart:
+            assert found.get_batch_size("any") == 3 * value
+        assert not any(module.startswith("windtunnel_submission") for module in sys.modules)
+
+
+def test_what_a_function_imports_is_its_own(tmp_path: Path) -> None:
+    """Not what another submission imported by the same name."""
+    for name, value in (("one", 1), ("other", 2)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "deeper.py").write_text(f"SIZE = {value}\n")
+        late = "\n    from .deeper import SIZE\n    return SIZE"
+        (tmp_path / name / "submission.py").write_text(functions(get_batch_size=late))
+        apart = Apart(0)
+        found = load(tmp_path / name / "submission.py").functions(apart)
+        with apart:
+            assert found.get_batch_size("any") == value
+        assert not any(module.startswith("windtunnel_submission") for module in sys.modules)
+
+
+@pytest.mark.parametrize(
+    ("body", "helper", "replicated"),
+    [
+        ("from helper import step\ndef update_params(*a): step()\n", "import jax\n@jax.pmap\ndef step(x): ...\n", True),
+        ("import helper\ndef update_params(*a): helper.step()\n", "import jax\nstep = jax.pmap(len)\n", True),
+        ("from jax import pmap as parallel\nstep = parallel(len)\ndef update_params(*a): step()\n", "", True),
+        ("def update_params(*a):\n    from jax import pmap\n", "", True),
+        ("import jax\ndef legacy(f): return jax.pmap(f)\n", "", False),
+        ("from jax import pmap\n", "", False),
+        ("from helper import other\n", "import jax\n@jax.pmap\ndef step(x): ...\ndef other(): ...\n", False),
+        ("REPLICATED = True\n", "", True),
+        ("import jax\nREPLICATED = False\ndef update_params(*a): jax.pmap(len)\n", "", False),
+    ],
+)
+def test_pmap_is_looked_for_where_it_is_used(tmp_path: Path, body: str, helper: str, replicated: bool) -> None:
+    (tmp_path / "helper.py").write_text(helper)
+    (tmp_path / "submission.py").write_text(functions() + body)
+    submission = load(tmp_path / "submission.py")
+    assert submission.replicated == replicated
+    assert f"REPLICATED = {not replicated}" in submission.replication
+
+
+def test_it_is_compiled_as_it_is_written(tmp_path: Path) -> None:
+    """Our own `from __future__ import annotations` is not its."""
+    path = tmp_path / "submission.py"
+    path.write_text(f"class A:\n    x: int = 0\nassert A.__annotations__['x'] is int\n{functions()}")
+    load(path)
+
+
+def test_random_utils(tmp_path: Path) -> None:
+    path = tmp_path / "submission.py"
+    path.write_text(
+        "from algoperf import random_utils as prng\nimport jax, numpy as np\n"
+        "key = prng.fold_in(prng.split(prng.PRNGKey(3), 2)[1], 5)\n"
+        "assert (key == jax.random.fold_in(jax.random.split(jax.random.PRNGKey(3))[1], 5)).all()\n" + functions()
+    )
+    load(path)
+
+
+def test_no_attribute_of_the_facade_leads_to_the_workload() -> None:
+    facade = Facade(Regression(width=8), steps=100, evaluations=4, max_seconds=8.0)
+    seen: list[Any] = []
+    left: list[Any] = [facade]
+    while left:
+        one = left.pop()
+        assert not isinstance(one, Regression)
+        if not any(one is other for other in seen):
+            seen.append(one)
+            left += list(getattr(one, "__dict__", {}).values())
+            left += one.values() if isinstance(one, dict) else one if isinstance(one, list | tuple) else []
+    assert not hasattr(facade, "_workload")
 
 
 def test_style(tmp_path: Path) -> None:
@@ -139,8 +247,3 @@ def test_batches_come_back() -> None:
         back = form.join(given["inputs"], given["targets"])
         assert jax.tree.structure(back) == jax.tree.structure(batch)
         assert all(map(np.array_equal, jax.tree.leaves(back), jax.tree.leaves(batch)))
-
-
-def test_overlapping_spans_count_once() -> None:
-    assert covered([(1.0, 3.0), (0.0, 2.0), (2.5, 2.6), (5.0, 9.0)], 0.5, 6.0) == pytest.approx(3.5)
-    assert covered([], 0.0, 1.0) == 0.0

@@ -51,6 +51,20 @@ def test_whole_numbers_and_switches_stay_such(points):
     assert [type(value) for value in drawn.values()] == [int, float]
 
 
+def test_words_nulls_and_constants(points):
+    space = {
+        "schedule": {"feasible_points": ["cosine", "linear"]},
+        "clip": {"feasible_points": [None, 1.0]},
+        "rate": {"min": 1e-3, "max": 1e-3, "scaling": "log"},
+    }
+    found = points(space, 40)
+    assert {(point["schedule"], point["clip"]) for point in found} == {
+        (schedule, clip) for schedule in ("cosine", "linear") for clip in (None, 1.0)
+    }
+    assert {point["rate"] for point in found} == {1e-3}
+    assert points([{"schedule": "cosine", "clip": None}], 1) == [{"schedule": "cosine", "clip": None}]
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -59,8 +73,11 @@ def test_whole_numbers_and_switches_stay_such(points):
         ({}, "no search space"),
         ({"learning_rate": 3}, "needs min and max"),
         ({"learning_rate": {"min": 1, "max": 2, "scaling": "cubic"}}, "must be linear or log"),
-        ({"learning_rate": {"min": 0, "max": 2, "scaling": "log"}}, "must start above 0"),
-        ({"learning_rate": {"feasible_points": ["a"]}}, "no finite number"),
+        ({"learning_rate": {"min": 0, "max": 2, "scaling": "log"}}, "json: learning_rate: .*must start above 0"),
+        ({"learning_rate": {"feasible_points": [[1]]}}, "json: learning_rate: .*no finite number, word"),
+        ({"learning_rate": {"min": True, "max": 2}}, "json: learning_rate: true is no finite number"),
+        ({"class": {"feasible_points": [1]}}, "json: class: .*no word of Python"),
+        ([{"lambda": 1}] * 4, "json: lambda: .*no word of Python"),
         ("[", "JSON"),
     ],
 )

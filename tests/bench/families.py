@@ -43,7 +43,9 @@ def measure(
     for name in names:
         workload = family(name)
         whole = replace(trial(workload, "adamw", steps or WORKLOADS[name].default_steps), evaluations=_EVALUATIONS)
-        section.add(f"{name}: a step", "ms", [1e3 * compare_step_seconds([whole])[0]], Target("at most", MOST_MS))
+        section.add(
+            f"{name}: a step", "ms", [1e3 * compare_step_seconds([whole])[0].seconds], Target("at most", MOST_MS)
+        )
         with tempfile.TemporaryDirectory(dir=setup.folder) as folder:
             store = Store(Path(folder))
             Runner(store, setup.devices).train([whole])

@@ -85,7 +85,8 @@ def _rows(entries: Mapping[str, Any]) -> list[str]:
     for name, entry in entries.items():
         tuned = [entry["algorithms"][algorithm] for algorithm in ALGORITHMS]
         shown = [
-            f"{one['gap_closed']:.0%}" if one["gap_closed"] is not None else f"({_middle(one['finals']):.3g})"
+            (f"{one['gap_closed']:.0%}" if one["gap_closed"] is not None else f"({_middle(one['finals']):.3g})")
+            + "\\*" * bool(one["at_edge"])
             for one in tuned
         ]
         target = f"{entry['metric']} {entry['validation_target']:.4g}"

@@ -167,18 +167,18 @@ def test_a_disk_that_fills_up_between_checkpoints(
     tmp_path: Path, trials: list[Trial], calm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last one that was whole is what a killed trainer goes on from."""
-    store, real, saves = Store(tmp_path / "study"), checkpoint.atomic_write_bytes, []
+    store, real, saves = Store(tmp_path / "study"), checkpoint.atomic_path, []
 
-    def write(path: Path, data: bytes) -> None:
+    def written(path: Path) -> Any:
         saves.append(path)
         if len(saves) > 2:
             raise OSError(errno.ENOSPC, "No space left on device")
-        real(path, data)
+        return real(path)
 
-    monkeypatch.setattr(checkpoint, "atomic_write_bytes", write)
+    monkeypatch.setattr(checkpoint, "atomic_path", written)
     with pytest.raises(Interrupted):
         run(trials, store, pack_size=2, observers=[Acts(4, send(signal.SIGTERM))], **EVERY_CHUNK)
-    monkeypatch.setattr(checkpoint, "atomic_write_bytes", real)
+    monkeypatch.setattr(checkpoint, "atomic_path", real)
     resumed = Acts(0, lambda chunk: None)
     run(trials, store, pack_size=2, observers=[resumed])
     assert resumed.starts[0] == 4  # two chunks of two steps
@@ -301,9 +301,28 @@ def test_a_pack_out_of_memory_is_halved_until_it_fits(
     assert run(many, store).trained == len(many)
     monkeypatch.undo()
     run(many, calm)
-    assert Counter(failed) == {32: 1, 16: 2, 8: 3}  # 20 trials; 16 and 4; 8, 8 and 4
+    assert Counter(failed) == {32: 1, 16: 1, 8: 1}  # packs of one program are halved together
     assert capsys.readouterr().out.count("ran out of memory: split in two") == len(failed)
     assert same(store.root, calm.root, apart=("pack", "pack_size")) == len(many)
+
+
+def test_a_trial_that_fits_no_device_stops_nobody_else(
+    tmp_path: Path, trials: list[Trial], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_chunk = runner.Runner._train_chunk
+
+    def trains(self: Any, pack: Pack, *arguments: Any) -> Any:
+        if pack.static.workload.width == 8:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 123 bytes")
+        return train_chunk(self, pack, *arguments)
+
+    monkeypatch.setattr(runner.Runner, "_train_chunk", trains)
+    monkeypatch.setattr("harness.engine.pack._wanted", lambda pack: 1)  # slots per core: nothing to halve
+    large = replace(trials[0], workload=replace(trials[0].workload, width=8))
+    store = Store(tmp_path / "study")
+    with pytest.raises(BadInput, match=r"1 trials did not fit .* width 8 and batch size .* engine.layout=model"):
+        run([large, *trials], store)
+    assert {row["trial"] for row in store.trials().to_pylist()} == {trial.id for trial in trials}
 
 
 def test_other_errors_of_a_device_are_not_retried(

@@ -16,8 +16,10 @@ import pytest
 from jax.sharding import Mesh
 
 from harness.engine import compiler
+from harness.engine.compiler import SIDE_BY_SIDE
 from harness.engine.devices import TRIAL_AXIS, Devices, local_devices
 from harness.engine.pack import Pack, fitting, make_packs
+from harness.engine.program import make_train
 from harness.records.store import Store
 from harness.trial import Trial
 from tests.trials import run, small_trial
@@ -152,6 +154,17 @@ def test_vmapped_agrees_to_rounding(sweep: tuple[Path, list[Trial], Store], monk
     other = trained(root, trials, "vmapped")
     for trial in trials:
         np.testing.assert_allclose(curve(other, trial), curve(together, trial), rtol=1e-5)
+
+
+def test_what_is_not_asked_for_is_not_evaluated_either_where_trials_are_mapped() -> None:
+    """The test split counts once, at the horizon; mapped over trials, a branch that depends on one of them is no branch."""
+    trial = small_trial()
+    train = make_train(trial.static(), SIDE_BY_SIDE)
+    hparams = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), trial.hparams())
+    state = jax.eval_shape(jax.vmap(train.init), hparams)
+    data = dict(trial.workload.load().arrays)
+    mapped = jax.vmap(train.evaluate, in_axes=(0, 0, None), axis_name=SIDE_BY_SIDE)
+    assert jax.jit(mapped).lower(state, hparams, data).as_text().count("stablehlo.case") >= 2
 
 
 def test_compiled_programs_are_the_distinct_signatures(tmp_path: Path) -> None:

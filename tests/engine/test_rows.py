@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
+from harness.engine import flops
 from harness.engine.flops import step_flops
 from harness.records.store import Store
 from tests.trials import run, small_trial
@@ -116,3 +118,15 @@ def test_zipf_markov_model_cannot_beat_its_source(tmp_path: Path, steps: int) ->
     standard_error = excess.std(ddof=1) / np.sqrt(len(excess))
     assert excess.mean() >= -3 * standard_error
     assert excess.mean() < 0.05
+
+
+def test_flops_are_known_without_a_cpu_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU's step has no analysis before it is compiled, so the CPU's counts; JAX_PLATFORMS may leave the CPU out."""
+    expected = step_flops(small_trial())
+
+    def no_cpu(backend: str) -> Any:
+        raise RuntimeError(f"Unknown backend {backend}")
+
+    monkeypatch.setattr(flops, "_flops", {})
+    monkeypatch.setattr(jax, "local_devices", no_cpu)
+    assert step_flops(small_trial()) == pytest.approx(expected, rel=0.1)

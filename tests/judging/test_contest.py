@@ -13,6 +13,7 @@ import pytest
 
 from harness import cli
 from harness.config import WORKLOADS
+from harness.engine.cost import StepTime
 from harness.judge import PROFILES, JudgeConfig, _arena, main
 from harness.judging.charged import Charged, charged, typical_best
 from harness.judging.contest import Arena, Setting, best_of, tune
@@ -173,7 +174,7 @@ def test_a_workload_on_which_all_diverge_is_left_out():
     curves = pa.table(
         {key: pa.array([], kind) for key, kind in (("trial", "string"), ("step", "int64"), ("eval_loss", "float64"))}
     )
-    judged = judge(tuned, rows, curves, {name: [1.0, 1.0] for name in settings}, 0.01)
+    judged = judge(tuned, rows, curves, {name: [StepTime(1.0)] * 2 for name in settings}, 0.01)
     assert list(judged.targets) == ["regression"]
     assert any(section.title == "Tuning charged" for section in sections_of(judged))
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from harness.judging.speedup import Verdict
 from harness.scoring import RULES, StudyTimes, Workloads, leaderboard
-from harness.scoring.resampling import resample
+from harness.scoring.resampling import pooled_freedom, resample
 from tests.scoring.boards import simulate
 from workloads.base import BadInput
 
@@ -119,6 +122,80 @@ def test_ratios_are_over_workloads_that_both_met():
     assert board.pairs.log_ratio[0, 1] == pytest.approx(np.mean(means))
     assert board.pairs.workloads.tolist() == [[2, 2], [2, 3]]
     assert board.pairs.studies[0, 1] == 3
+
+
+def test_degrees_of_freedom_where_cells_lack_studies():
+    studies = np.array([[5, 5, 5], [5, 2, 5], [5, 1, 5], [5, 0, 3], [0, 0, 0], [2, 5, 3]])
+    variance = np.array([[1, 2, 3], [1, 0, 1], [1, 0, 1], [0, 7, 1], [1, 1, 1], [0, 0, 0]], float)
+    alike = 1 / np.mean([1, 1 / 2, 1 / math.sqrt(2)]) ** 2
+    np.testing.assert_allclose(pooled_freedom(variance, studies), [4, 4, NAN, 2, NAN, alike])
+
+
+def test_a_study_alone_in_its_cell_leaves_intervals_unknown_and_every_such_cell_is_named():
+    rng = np.random.default_rng(11)
+    seconds = np.exp(rng.normal(0, 0.01, (3, 3, 3))) * np.array([1.0, 1.2, 1.3])[:, None, None]
+    seconds[1, 0, 1:] = NAN
+    seconds[2, 1:, 2] = NAN
+    seconds[:, 2, 2] = [1.0, NAN, NAN]
+    board = board_of(seconds)
+    assert board.uneven == ("s1 (w0 1, w2 2 of 3)", "s2 (w1 2, w2 2 of 3)")
+    assert np.isnan(board.ci95).any(axis=1).tolist() == [False, True, False]
+    assert board.rank_ci95.tolist() == [[1, 2], [1, 3], [2, 3]]
+    assert np.isnan(board.pairs.ci95[0]).any(axis=-1).tolist() == [False, True, False]
+    assert board_of(np.ones((2, 2, 3))).uneven == ()
+    seconds[:, 0] = NAN
+    assert board_of(seconds).uneven == ("s1 (w2 2 of 3)", "s2 (w1 2, w2 2 of 3)"), "nobody entered w0"
+
+
+def test_where_the_fastest_has_one_study_no_ratio_to_it_has_an_interval():
+    seconds = np.exp(np.random.default_rng(12).normal(0, 0.01, (2, 2, 3)))
+    seconds[1, 0] = [0.5, NAN, NAN]
+    assert np.isnan(board_of(seconds).ci95).all()
+    seconds[1, 0] = [2.0, NAN, NAN]
+    assert np.isnan(board_of(seconds).ci95).any(axis=1).tolist() == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("gap", "noise", "verdict"),
+    [
+        (0.0, 0.0, "equivalent"),
+        (0.02, 0.0, "equivalent"),  # though the 95% interval excludes 1
+        (-0.2, 0.01, "faster"),
+        (0.2, 0.01, "slower"),
+        (0.0, 0.2, "undecided"),
+    ],
+)
+def test_verdicts_on_time_ratios(gap, noise, verdict):
+    """A time of exp(gap) over the other's, the studies' ratios spread by noise."""
+    logs = np.zeros((2, 2, 3))
+    logs[0] = gap + noise * np.array([-1, 0, 1])
+    board = board_of(np.exp(logs))
+    opposite = {"faster": "slower", "slower": "faster"}
+    assert board.pairs.verdict.tolist() == [["equivalent", verdict], [opposite.get(verdict, verdict), "equivalent"]]
+    assert set(board.pairs.verdict.ravel()) <= set(get_args(Verdict))
+    entry = board.to_json()["s0"]["versus"]["s1"]
+    assert entry["verdict"] == board.speedup(0, 1)["verdict"] == verdict
+    reach = stats.t.ppf(0.95, 2) * noise / math.sqrt(3)
+    np.testing.assert_allclose(np.log(entry["ci90"]), [gap - reach, gap + reach], atol=1e-12)
+    np.testing.assert_allclose(board.speedup(0, 1)["ci90"], 1 / entry["ci90"][::-1])
+
+
+def test_errors_of_step_times_widen_ratios_and_scores():
+    times, _ = simulate(np.random.default_rng(13), 5, submissions=3)
+    stderr = np.full((3, 8), 0.01)
+    stderr[0, 0] = 0.2
+    exact, timed = leaderboard(times, EXACT), leaderboard(replace(times, time_rel_stderr=stderr), EXACT)
+    assert timed.pairs.time_stderr[0, 1] == pytest.approx(math.sqrt(0.2**2 + 7 * 0.01**2 + 8 * 0.01**2) / 8)
+    assert timed.pairs.time_stderr[0, 0] == 0.0
+    for level, ends, bare in ((0.95, timed.pairs.ci95, exact.pairs.ci95), (0.9, timed.pairs.ci90, exact.pairs.ci90)):
+        reach, before = (np.diff(np.log(one[0, 1]))[0] / 2 for one in (ends, bare))
+        extra = stats.norm.ppf((1 + level) / 2) * timed.pairs.time_stderr[0, 1]
+        assert reach == pytest.approx(math.hypot(before, extra))
+    np.testing.assert_array_equal(timed.scores, exact.scores)
+    same = board_of(np.ones((2, 1, 3)) * [[[1.0]], [[2.0]]])
+    np.testing.assert_allclose(same.stderr, 0.0, atol=1e-12)
+    same = leaderboard(replace(same.times, time_rel_stderr=np.array([[0.03], [0.04]])), EXACT, bootstrap=4000)
+    assert same.stderr[1] == pytest.approx(2 * 0.05 / 3, rel=0.1)  # of (4 - ratio) / 3
 
 
 def test_nothing_in_common_is_unknown():

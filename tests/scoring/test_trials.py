@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -41,11 +42,30 @@ def test_ties_go_to_the_first_trial_in_natural_order():
 
 @pytest.mark.parametrize("rules", [EXACT, ALGOPERF])
 @pytest.mark.parametrize(
-    "missed", [(-1, INF), (-1, 70.0), (-1, -1.0), (NAN, 70.0), (3, NAN), (3, INF), (-1, NAN), (NAN, NAN)]
+    "missed", [(-1, INF), (-1, 70.0), (-1, -1.0), (NAN, INF), (3, NAN), (3, INF), (-1, NAN), (NAN, NAN)]
 )
 def test_what_did_not_meet_the_target_is_never_chosen(rules, missed):
     assert chosen(rules, ("trial_1", *missed), ("trial_2", 8, 80.0)) == 80.0
     assert chosen(rules, ("trial_1", *missed)) == INF
+
+
+def test_a_time_without_an_index_is_met_where_rules_need_none():
+    found = (("trial_1", NAN, 70.0), ("trial_2", 8, 80.0))
+    assert chosen(EXACT, *found) == 70.0
+    assert chosen(ALGOPERF, *found) == 80.0
+    assert chosen(ALGOPERF, ("trial_1", NAN, -1.0)) == INF
+
+
+def test_the_error_of_a_step_time_is_the_mean_of_its_cell():
+    rows = [("a", f"study_{k}", name, "t", -1, INF) for name in ("w", "x", "other") for k in range(2)]
+    rows.append(("b", "study_0", "x", "t", 1, 1.0))
+    table = replace(trials(rows), time_rel_stderr=np.array([0.01, 0.03, 0.0, 0.0, 9.0, 9.0, 0.05]))
+    times = study_times(table, Workloads(("w", "x"), {"w_v": "w"}), EXACT)
+    np.testing.assert_allclose(times.time_rel_stderr, [[0.02, 0.0, 0.0], [0.0, 0.05, 0.0]])
+    np.testing.assert_array_equal(study_times(trials(rows), ONE, EXACT).time_rel_stderr, [[0.0], [0.0]])
+    for bad in (-0.01, NAN, INF):
+        with pytest.raises(BadInput, match=r"workload 'x', trial 't' has time_rel_stderr = .*use 0.01 for 1%"):
+            replace(table, time_rel_stderr=np.array([*table.time_rel_stderr[:-1], bad]))
 
 
 def test_absent_studies_are_nan_failed_ones_inf_and_other_workloads_left_out():
@@ -66,9 +86,9 @@ def test_a_repeated_trial_is_refused_and_so_is_a_hit_in_no_time():
     row = ("s", "study_0", "w", "trial_1", 3, 10.0)
     with pytest.raises(BadInput, match="two rows are submission 's', study 'study_0', workload 'w', trial 'trial_1'"):
         trials([row, row])
-    for time in (0.0, -5.0):
-        with pytest.raises(BadInput, match="times must be positive"):
-            trials([(*row[:5], time)])
+    for index, time in ((3, 0.0), (3, -5.0), (NAN, -1.0)):
+        with pytest.raises(BadInput, match="times must be positive: write inf or leave it empty if not met"):
+            study_times(trials([(*row[:4], index, time)]), ONE, EXACT)
 
 
 def test_natural_order():
