@@ -20,6 +20,7 @@ from harness.optimizers.base import Optimizer
 from harness.optimizers.normalisation import refuse_unnormalised
 from harness.parametrizations.base import Parametrization, scales
 from harness.parametrizations.rescale import Run
+from harness.parametrizations.user_table import UserTable
 from harness.probes.base import PROBES
 from harness.registry import nearest
 from harness.schedules.base import Schedule
@@ -141,8 +142,15 @@ class Trial:
 
     @functools.cached_property
     def id(self) -> str:
-        """16 hex digits of the SHA-256 of the canonical configuration and of the data it names."""
-        canonical = json.dumps([self.config(), self.data_sha256], sort_keys=True)
+        """16 hex digits of the SHA-256 of the canonical configuration and of the files it names.
+
+        A table of exponents counts by its content, wherever it lies: a copy of it is the same trial.
+        """
+        parts: list[Any] = [self.config(), self.data_sha256]
+        if isinstance(self.parametrization, UserTable) and self.parametrization.file:
+            del parts[0]["parametrization.file"]
+            parts.append(self.parametrization.sha256)
+        canonical = json.dumps(parts, sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     @functools.cached_property

@@ -13,12 +13,12 @@ import os
 import zipfile
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jax
 import numpy as np
 
-from harness.records.files import atomic_write_bytes
+from harness.records.files import atomic_path
 
 SUFFIXES = (".ckpt", ".previous")
 _DIGEST = 64
@@ -27,13 +27,28 @@ _DIGEST = 64
 def save(path: Path, tree: Any, meta: dict[str, Any]) -> None:
     """Write a pytree of arrays and JSON-able facts. Raises OSError as the disk does; then the one before is still there."""
     leaves = {f"leaf_{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(tree))}
-    archive = io.BytesIO()
-    np.savez(archive, allow_pickle=False, meta=np.array(json.dumps(meta)), **leaves)  # type: ignore[arg-type]
-    body = archive.getvalue()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with suppress(FileNotFoundError):  # the first one, or another process that trains the same pack was faster
-        os.replace(path, _previous(path))
-    atomic_write_bytes(path, hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+    with atomic_path(path) as temporary:
+        with temporary.open("wb") as file:
+            file.write(bytes(_DIGEST) + b"\n")
+            body = _Hashed(file)
+            np.savez(body, allow_pickle=False, meta=np.array(json.dumps(meta)), **leaves)  # type: ignore[arg-type]
+            file.seek(0)
+            file.write(body.sha256.hexdigest().encode())
+        with suppress(FileNotFoundError):  # the first one, or another process that trains the same pack was faster
+            os.replace(path, _previous(path))
+
+
+class _Hashed(io.RawIOBase):
+    """A stream into a file that keeps the SHA-256 of what went through; no way back, so that it went through once."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__()
+        self._file, self.sha256 = file, hashlib.sha256()
+
+    def write(self, data: Any) -> int:
+        self.sha256.update(data)
+        return self._file.write(data)
 
 
 def load(path: Path, like: Any) -> tuple[Any, dict[str, Any]] | None:
@@ -57,11 +72,12 @@ def _previous(path: Path) -> Path:
 def _read(path: Path, like: Any) -> tuple[Any, dict[str, Any]] | None:
     """What `save` wrote, if it is intact and of this shape; else None, and a line that says why."""
     try:
-        content = path.read_bytes()
-        digest, body = content[:_DIGEST], content[_DIGEST + 1 :]
-        if hashlib.sha256(body).hexdigest().encode() != digest:
-            raise ValueError("damaged: its checksum does not match")
-        leaves, meta = _unpacked(body)
+        with path.open("rb") as file:
+            digest = file.read(_DIGEST + 1)[:_DIGEST]
+            if hashlib.file_digest(file, "sha256").hexdigest().encode() != digest:
+                raise ValueError("damaged: its checksum does not match")
+            file.seek(_DIGEST + 1)
+            leaves, meta = _unpacked(file)
         expected, structure = jax.tree.flatten(like)
         leaves = [_typed(leaf, as_) for leaf, as_ in zip(leaves, expected, strict=False)] + leaves[len(expected) :]
         if [(leaf.shape, leaf.dtype) for leaf in leaves] != [(leaf.shape, leaf.dtype) for leaf in expected]:
@@ -79,8 +95,8 @@ def _typed(leaf: np.ndarray, like: Any) -> np.ndarray:
     return leaf.view(like.dtype) if leaf.dtype.kind == "V" and leaf.dtype.itemsize == like.dtype.itemsize else leaf
 
 
-def _unpacked(body: bytes) -> tuple[list[np.ndarray], dict[str, Any]]:
-    archive = np.load(io.BytesIO(body), allow_pickle=False)
+def _unpacked(file: IO[bytes]) -> tuple[list[np.ndarray], dict[str, Any]]:
+    archive = np.load(file, allow_pickle=False)
     if not isinstance(archive, np.lib.npyio.NpzFile):
         raise ValueError("not an archive")
     with archive:

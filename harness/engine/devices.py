@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from harness.engine.side_by_side import Lanes
@@ -30,7 +31,8 @@ _CPU_FLAGS = {"xla_cpu_multi_thread_eigen": "false"}
 _THREADS_PER_DEVICE = {"trials": 1, "model": 4}
 _CACHE_HITS = "/jax/compilation_cache/cache_hits"
 _CACHE_MISSES = "/jax/compilation_cache/cache_misses"
-_MEMORY_SHARE = 0.6
+MEMORY_SHARE = 0.6  # of the memory that there is goes to a pack
+XLA_SHARE = 0.75  # of a GPU's memory is what XLA takes, its `bytes_limit`, unless XLA_PYTHON_CLIENT_MEM_FRACTION is set
 _GIB = 2**30
 
 
@@ -46,6 +48,9 @@ def configure(devices: int | None = None, cache: Path | None = None, layout: str
     threads = _THREADS_PER_DEVICE.get(layout, 1) * (devices or len(os.sched_getaffinity(0)))
     os.environ.setdefault("NPROC", str(threads))
     jax.config.update("jax_cpu_enable_async_dispatch", False)
+    jax.config.update(
+        "jax_default_matmul_precision", "highest"
+    )  # or float32 would be TF32 on some GPUs, under one trial id
     if "xla_force_host_platform_device_count" not in given:
         try:
             jax.config.update("jax_num_cpu_devices", devices or len(os.sched_getaffinity(0)))
@@ -164,13 +169,11 @@ class Devices:
         return jax.tree.map(one, tree, shardings)
 
     def fetch(self, tree: Any) -> Any:
-        """Leaves as numpy arrays, whole; with `spread` all processes must ask together."""
-        if isinstance(tree, Lanes):
-            return tree.whole()
-        if not self.spread:
-            return jax.tree.map(np.asarray, tree)
-        whole = jax.jit(lambda tree: tree, out_shardings=self.replicated)(tree)
-        return jax.tree.map(np.asarray, whole)
+        """Leaves as numpy arrays, whole; with `spread` all processes must ask together.
+
+        One by one, since the whole state may not fit a device: no device ever holds more than one whole leaf.
+        """
+        return tree.whole() if isinstance(tree, Lanes) else jax.tree.map(_whole, tree)
 
     def surviving(self) -> Devices:
         """Those of the devices that still compute, as found out by asking each."""
@@ -196,8 +199,14 @@ class Devices:
             return limit_gb * _GIB
         stats = self.mesh.devices.flat[0].memory_stats() if self.platform != "cpu" else None
         if stats and "bytes_limit" in stats:
-            return _MEMORY_SHARE * stats["bytes_limit"]
-        return _MEMORY_SHARE * _available_memory() / self.count
+            return MEMORY_SHARE * stats["bytes_limit"]
+        return MEMORY_SHARE * _available_memory() / self.count
+
+
+def _whole(leaf: Any) -> np.ndarray:
+    """An array on the host, its parts on other processes' devices included."""
+    here = not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated
+    return np.asarray(leaf if here else multihost_utils.process_allgather(leaf, tiled=True))
 
 
 def local_devices(layout: str = "trials") -> Devices:

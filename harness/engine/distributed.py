@@ -26,11 +26,15 @@ _TIMEOUT = 60.0
 
 @dataclass(frozen=True)
 class Group:
-    """coordinator: host:port of process 0. processes: how many. process: which one this is."""
+    """coordinator: host:port of process 0. processes: how many. process: which one this is.
+
+    gpus: which of the GPUs that this process sees it takes (None: all, or those of JAX_LOCAL_DEVICE_IDS).
+    """
 
     coordinator: str
     processes: int
     process: int
+    gpus: tuple[int, ...] | None = None
 
 
 def group_of(
@@ -44,13 +48,46 @@ def group_of(
             )
         if not 0 <= process < processes:
             raise BadInput(f"engine.process={process} must lie in [0, {processes}), engine.processes={processes}")
-        return Group(coordinator, processes, process)
+        return Group(coordinator, processes, process, share_of_gpus(environment))
     count = int(environment.get("SLURM_STEP_NUM_TASKS", "1"))
     if count < 2:
         return None
     host = first_host(environment["SLURM_STEP_NODELIST"])
     port = _PORTS[0] + int(environment["SLURM_JOB_ID"]) % _PORTS[1]
-    return Group(f"{host}:{port}", count, int(environment["SLURM_PROCID"]))
+    return Group(f"{host}:{port}", count, int(environment["SLURM_PROCID"]), share_of_gpus(environment))
+
+
+def share_of_gpus(environment: Mapping[str, str]) -> tuple[int, ...] | None:
+    """Of the GPUs that all tasks of a node see, this task's, where srun started several there; None for all that it sees.
+
+    srun shows every task all GPUs of its node, unless it was asked to give each its own (--gpus-per-task, --gpu-bind …).
+    Raises BadInput where there are fewer than tasks.
+    """
+    tasks, there = _tasks_here(environment), int(environment.get("SLURM_GPUS_ON_NODE") or "0")
+    seen = environment.get("CUDA_VISIBLE_DEVICES", environment.get("ROCR_VISIBLE_DEVICES"))
+    if tasks < 2 or not there or _have_their_own(environment) or (seen is not None and len(seen.split(",")) < there):
+        return None
+    if there < tasks:
+        raise BadInput(
+            f"{tasks} tasks share the {there} GPUs of a node; start at most one a GPU: srun --ntasks-per-node={there}"
+        )
+    rank = int(environment["SLURM_LOCALID"])
+    return tuple(range(rank * there // tasks, (rank + 1) * there // tasks))
+
+
+def _have_their_own(environment: Mapping[str, str]) -> bool:
+    """Whether srun was asked to show each task its own GPUs only."""
+    binding = environment.get("SLURM_GPU_BIND", "") + environment.get("SLURM_TRES_BIND", "")
+    asked = any(environment.get(name) for name in ("SLURM_GPUS_PER_TASK", "SLURM_NTASKS_PER_GPU"))
+    asked = asked or "gpu" in environment.get("SLURM_TRES_PER_TASK", "")  # --cpus-per-task is there, too
+    return (asked or bool(binding)) and "none" not in binding
+
+
+def _tasks_here(environment: Mapping[str, str]) -> int:
+    """Tasks of the step on this node: SLURM_STEP_TASKS_PER_NODE=4(x2),1 has 4, 4 and 1."""
+    words = re.findall(r"(\d+)(?:\(x(\d+)\))?", environment.get("SLURM_STEP_TASKS_PER_NODE", "1"))
+    counts = [int(count) for count, times in words for _ in range(int(times or 1))]
+    return counts[min(int(environment.get("SLURM_NODEID", "0")), len(counts) - 1)]
 
 
 def first_host(nodes: str) -> str:
@@ -78,7 +115,12 @@ def join(group: Group, timeout: float = _TIMEOUT) -> None:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         jax.distributed.initialize(
-            group.coordinator, group.processes, group.process, initialization_timeout=max(1, int(timeout))
+            group.coordinator,
+            group.processes,
+            group.process,
+            local_device_ids=group.gpus,
+            cluster_detection_method="deactivate",  # which, under srun, gives every process one GPU
+            initialization_timeout=max(1, int(timeout)),
         )
     except RuntimeError as error:
         raise BadInput(

@@ -339,7 +339,8 @@ class _Saver:
             try:
                 used = jax.tree.map(lambda leaf: leaf[: len(history.pack.trials)], self._devices.fetch(state))
                 if self._devices.primary:
-                    checkpoint.save(self._path, (used, *history.leaves()), {"step": taken})
+                    meta = {"step": taken, "code": environment.code_version()}
+                    checkpoint.save(self._path, (used, *history.leaves()), meta)
             except OSError as error:
                 if not self._failed:
                     print(f"no checkpoint can be written to {self._path} ({error.strerror}); training goes on without")
@@ -361,11 +362,16 @@ def _resume(path: Path, program: Program, hparams: Hparams, history: History, de
     if found is None:
         return state, 0
     (saved, *leaves), meta = found
+    if meta.get("code") != environment.code_version():
+        print(f"checkpoint {path} is of another version of the code ({meta.get('code')}); starting over")
+        return state, 0
     if meta.get("step") not in history.boundaries:
         print(f"checkpoint {path} is of step {meta.get('step')}, which is none of this pack's; starting over")
         return state, 0
     history.restore((leaves[0], leaves[1]))
-    whole = jax.tree.map(lambda used, begun: np.concatenate([used, begun[trials:]]), saved, devices.fetch(state))
+    whole = saved
+    if trials < history.pack.width:  # slots without a trial
+        whole = jax.tree.map(lambda used, begun: np.concatenate([used, begun[trials:]]), saved, devices.fetch(state))
     return devices.place_state(whole, state), int(meta["step"])
 
 

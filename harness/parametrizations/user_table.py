@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,8 @@ class UserTable(Parametrization):
         residual_scale: -0.5        # power of the depth ratio
         tied_output_scale: -1       # power of the width ratio
 
-    Factors that are not named are 1; gains and biases are not decayed. file: its path. base_depth: 0 for no depth rule.
+    Factors that are not named are 1; gains and biases are not decayed. file: its path; a process reads it once, and trials are
+    told apart by its content. base_depth: 0 for no depth rule.
     """
 
     file: str = ""
@@ -41,6 +43,11 @@ class UserTable(Parametrization):
     def validate(self) -> None:
         super().validate()
         _read(self.file)
+
+    @property
+    def sha256(self) -> str:
+        """Of the file as it was read. Raises BadInput as `validate` does."""
+        return str(_read(self.file)["sha256"])
 
     def depth_ratio(self, workload: Workload) -> float:
         return workload.depth / self.base_depth if self.base_depth else 1.0
@@ -71,9 +78,10 @@ class UserTable(Parametrization):
 
 @functools.cache
 def _read(file: str) -> dict[str, Any]:
-    """The table, checked. Raises BadInput on anything that is none."""
+    """The table, checked, and the SHA-256 of its file. Raises BadInput on anything that is none."""
     try:
-        content = yaml.safe_load(Path(file).read_text())
+        text = Path(file).read_bytes()
+        content = yaml.safe_load(text)
     except OSError as error:
         raise BadInput(f"parametrization.file='{file}' cannot be read: {error.strerror}; give a YAML table") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -94,7 +102,7 @@ def _read(file: str) -> dict[str, Any]:
             raise BadInput(f"{file}: match '{row['match']}' is no regular expression: {error}") from None
     scalars = {name: content.get(name, 0.0) for name in _SCALARS}
     _numbers(file, scalars)
-    return {"leaves": content["leaves"], **scalars}
+    return {"leaves": content["leaves"], **scalars, "sha256": hashlib.sha256(text).hexdigest()}
 
 
 def _known(file: str, entry: dict[str, Any], valid: tuple[str, ...]) -> None:

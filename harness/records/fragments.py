@@ -7,6 +7,7 @@ another that contains all its rows is on disk. Readers therefore see every row a
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import math
@@ -39,7 +40,10 @@ COVERS_KEY = b"windtunnel.covers"
 CORRUPT = ".corrupt"
 ID = r"\A[0-9a-f]{16}\z"
 
-_RETRIES = 50
+_AT_ONCE = 5  # retries without a pause: whoever merged has usually done by then
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 5.0
+_PATIENCE = 75.0  # seconds; network file systems may show a listing that is a minute old
+_GONE = (errno.ENOENT, errno.ESTALE)  # the latter on NFS, of a file that another machine removed or replaced
 _STALE_SECONDS = 24 * 3600
 _ROW_GROUP = 1 << 18
 _BULKY = ("config", "packages", "error", "xla_flags")
@@ -47,6 +51,10 @@ _BULKY = ("config", "packages", "error", "xla_flags")
 
 class Moved(Exception):
     """A listed fragment is gone: another process merged it."""
+
+
+class Unsettled(RuntimeError):
+    """Fragments kept vanishing for as long as `consistently` had patience. No BadInput: a SLURM task then starts again."""
 
 
 class Damaged(Exception):
@@ -147,12 +155,22 @@ def _guard(pile: Pile, path: Path) -> Iterator[None]:
 
 def content_of(path: Path) -> bytes:
     """All bytes of a fragment. Raises Moved if it is gone, BadInput if it may not be read."""
+    with _moved():
+        try:
+            return path.read_bytes()
+        except PermissionError as error:
+            raise BadInput(f"cannot read {path}: {error.strerror}; make the results folder readable") from None
+
+
+@contextmanager
+def _moved() -> Iterator[None]:
+    """Turns what the file system says of a file that is gone into Moved."""
     try:
-        return path.read_bytes()
-    except FileNotFoundError:
+        yield
+    except OSError as error:
+        if error.errno not in _GONE:
+            raise
         raise Moved from None
-    except PermissionError as error:
-        raise BadInput(f"cannot read {path}: {error.strerror}; make the results folder readable") from None
 
 
 def stem_of(path: Path) -> str | None:
@@ -191,7 +209,8 @@ class Pile:
     def paths(self) -> list[Path]:
         """The fragments now present, sorted by name.
 
-        Listed until two listings agree: a single one may miss both a new merged fragment and those it replaced.
+        Listed until two listings agree: a single one may miss both a new merged fragment and those it replaced. Raises Moved if
+        the directory itself is another.
         """
         listing = self._list()
         while (again := self._list()) != listing:
@@ -207,6 +226,8 @@ class Pile:
         except FileNotFoundError:
             return []
         except OSError as error:
+            if error.errno in _GONE:
+                raise Moved from None
             raise BadInput(f"cannot list {self.path}: {error.strerror}; check the results folder") from None
         return [self.path / name for name in sorted(names)]
 
@@ -214,11 +235,11 @@ class Pile:
         """Open those smaller than `below` bytes, one by one; broken ones are set aside. Raises Moved if one is gone."""
         for path in self.paths():
             try:
-                if path.stat().st_size >= below:
+                with _moved():
+                    size = path.stat().st_size
+                if size >= below:
                     continue
                 fragment = Fragment(self, path)
-            except FileNotFoundError:
-                raise Moved from None
             except Damaged as damage:
                 self.set_aside(damage)
             else:
@@ -230,9 +251,9 @@ class Pile:
         aside = path.with_name(path.name + CORRUPT)
         try:
             os.rename(path, aside)
-        except FileNotFoundError:
-            return  # another process was first
-        except OSError:
+        except OSError as error:
+            if error.errno in _GONE:
+                return  # another process was first
             self._ignored.add(path)
             aside = path
         shown, reason = printable(path), printable(damage.reason)
@@ -250,7 +271,7 @@ class Pile:
 
     def remove(self, fragments: Iterable[Fragment]) -> None:
         for fragment in fragments:
-            with suppress(FileNotFoundError):
+            with suppress(Moved), _moved():
                 fragment.path.unlink()
 
 
@@ -275,18 +296,35 @@ def _is_number(kind: pa.DataType) -> bool:
     return pa.types.is_integer(kind) or pa.types.is_floating(kind)
 
 
-def consistently(use: Callable[[], T]) -> T:
-    """Call `use` until no fragment vanished or broke under it. What it returns is one consistent view."""
-    moved = 0
+def consistently(use: Callable[[], T], patience: float = _PATIENCE) -> T:
+    """Call `use` until no fragment vanished or broke under it. What it returns is one consistent view.
+
+    Raises Unsettled if that needs pauses of more than about `patience` seconds in all.
+    """
+    pauses = _pauses(patience)
     while True:
         try:
             return use()
         except Damaged as damage:
             damage.pile.set_aside(damage)
         except Moved:
-            moved += 1
-            if moved == _RETRIES:
-                raise RuntimeError("the records keep changing while they are read") from None
+            pause = next(pauses, None)
+            if pause is None:
+                raise Unsettled(
+                    f"the records keep changing while they are read, for {patience:g} s by now; run the same command again, "
+                    "and if that does not help mount their file system with a smaller acdirmax"
+                ) from None
+            time.sleep(pause)
+
+
+def _pauses(patience: float) -> Iterator[float]:
+    """Seconds to wait before each retry: none at first, then twice as long every time, up to `patience` in all."""
+    yield from [0.0] * _AT_ONCE
+    pause = _FIRST_PAUSE
+    while patience > 0:
+        yield pause
+        patience -= pause
+        pause = min(2 * pause, _LONGEST_PAUSE)
 
 
 def remove_stale_temporaries(directory: Path) -> None:

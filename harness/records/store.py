@@ -17,8 +17,8 @@ from harness.records.files import TEMPORARY, atomic_write_bytes, own_folder
 from harness.records.fragments import (
     Damaged,
     Fragment,
-    Moved,
     Pile,
+    Unsettled,
     consistently,
     content_of,
     remove_stale_temporaries,
@@ -46,6 +46,7 @@ PUBLISHED = "trials.parquet"
 CHECKPOINTS = "checkpoints"
 
 _LARGE = 64 << 20  # bytes; merging stops at fragments of this size
+_TIDY_S = 1.0  # seconds that a writer waits for files to settle, to merge what the next one may merge as well
 
 
 def studies(results: Path) -> list[str]:
@@ -111,11 +112,11 @@ class Store:
 
     def _tidy(self) -> None:
         try:
-            if len(self._trials.paths()) > self.merge_above:
-                consistently(lambda: self._merge_trials(list(self._trials.fragments(below=_LARGE))))
-            if len(self._curves.paths()) > self.merge_above:
-                consistently(self._merge_curves)
-        except OSError as error:
+            if len(consistently(self._trials.paths, _TIDY_S)) > self.merge_above:
+                consistently(lambda: self._merge_trials(list(self._trials.fragments(below=_LARGE))), _TIDY_S)
+            if len(consistently(self._curves.paths, _TIDY_S)) > self.merge_above:
+                consistently(self._merge_curves, _TIDY_S)
+        except (OSError, Unsettled) as error:
             log.warning("could not merge the fragments of %s (%s); going on", self.root, error)
 
     def read(self, use: Callable[[View], T]) -> T:
@@ -134,8 +135,6 @@ class Store:
             return []
         try:
             return [Fragment(self._trials, path)]
-        except Moved:
-            return []
         except Damaged as damage:
             self._trials.set_aside(damage)
             return []
@@ -174,7 +173,7 @@ class Store:
         """Merge fragments and write trials.parquet. Any number of processes may do this at once, and die doing it."""
         for _ in range(5):  # again if others appended, merged or published meanwhile
             published = consistently(self._publish)
-            if self._trials.paths() in ([], [published]):
+            if consistently(self._trials.paths) in ([], [published]):
                 break
         consistently(self._merge_curves)
         for folder in (self.root, self._trials.path, self._curves.path, self.root / CHECKPOINTS):

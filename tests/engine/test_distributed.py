@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from harness.engine import devices
-from harness.engine.distributed import Group, first_host, greatest, group_of, join
+from harness.engine.distributed import Group, first_host, greatest, group_of, join, share_of_gpus
 from harness.engine.runner import Runner, Settings
 from harness.engine.signals import Interrupted
 from harness.records.store import Store
@@ -153,6 +153,105 @@ def test_srun_says_who_trains_together():
         group_of("a:1", None, 1, {})
     with pytest.raises(BadInput, match="must lie in"):
         group_of("a:1", 2, 2, {})
+
+
+EIGHT = {"SLURM_GPUS_ON_NODE": "8", "CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7", "SLURM_LOCALID": "1"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "gpus"),
+    [
+        ({}, None),
+        (EIGHT | {"SLURM_STEP_TASKS_PER_NODE": "1(x2)", "SLURM_LOCALID": "0"}, None),  # one task a node has all
+        (EIGHT | {"SLURM_STEP_TASKS_PER_NODE": "8(x2)"}, (1,)),
+        (EIGHT | {"SLURM_STEP_TASKS_PER_NODE": "2(x2)"}, (4, 5, 6, 7)),
+        (EIGHT | {"SLURM_STEP_TASKS_PER_NODE": "3"}, (2, 3, 4)),
+        (EIGHT | {"SLURM_STEP_TASKS_PER_NODE": "1,4(x2)", "SLURM_NODEID": "0"}, None),
+        (EIGHT | {"SLURM_STEP_TASKS_PER_NODE": "1,4(x2)", "SLURM_NODEID": "2"}, (2, 3)),
+        (EIGHT | {"SLURM_STEP_TASKS_PER_NODE": "2", "CUDA_VISIBLE_DEVICES": "4,5,6,7"}, None),  # each sees its own
+        (EIGHT | {"SLURM_STEP_TASKS_PER_NODE": "8", "SLURM_GPU_BIND": "none", "SLURM_GPUS_PER_TASK": "1"}, (1,)),
+        (EIGHT | {"SLURM_STEP_TASKS_PER_NODE": "8", "SLURM_TRES_PER_TASK": "cpu=4"}, (1,)),
+        (EIGHT | {"SLURM_STEP_TASKS_PER_NODE": "8", "SLURM_TRES_PER_TASK": "cpu=4,gres/gpu=1"}, None),
+        (EIGHT | {"SLURM_STEP_TASKS_PER_NODE": "8", "SLURM_GPU_BIND": "per_task:1"}, None),
+        (
+            {
+                "SLURM_STEP_TASKS_PER_NODE": "2",
+                "SLURM_LOCALID": "1",
+                "SLURM_GPUS_PER_TASK": "2",
+                "SLURM_GPUS_ON_NODE": "2",
+                "CUDA_VISIBLE_DEVICES": "0,1",
+            },
+            None,
+        ),
+        ({"SLURM_STEP_TASKS_PER_NODE": "4", "SLURM_LOCALID": "3"}, None),  # no GPUs
+    ],
+)
+def test_tasks_of_a_node_share_its_gpus(environment, gpus):
+    assert share_of_gpus(environment) == gpus
+    assert group_of("a:1", 2, 1, environment).gpus == gpus
+
+
+def test_more_tasks_than_gpus_are_refused():
+    few = {"SLURM_STEP_TASKS_PER_NODE": "4", "SLURM_LOCALID": "0", "SLURM_GPUS_ON_NODE": "2"}
+    with pytest.raises(BadInput, match=r"4 tasks share the 2 GPUs .* --ntasks-per-node=2"):
+        share_of_gpus(few)
+
+
+def test_jax_does_not_look_at_slurm_itself():
+    """It would give a process that has a node of its own one of the node's GPUs."""
+    code = (
+        "import jax; from harness.engine.distributed import *; "
+        f"join(group_of('localhost:{free_port()}', 1, 0, {{}})); "
+        "print(jax.config.read('jax_cuda_visible_devices')); jax.distributed.shutdown()"
+    )
+    node = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n[1-2]", "SLURM_NTASKS": "2", "SLURM_PROCID": "0"}
+    node |= {"SLURM_LOCALID": "0", "SLURM_STEP_NUM_TASKS": "2"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=os.environ | node, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["all"]
+
+
+FETCHES = """
+import sys
+import jax, numpy as np
+from harness.engine import devices, distributed
+devices.configure(2, layout="model")
+if len(sys.argv) > 1:
+    distributed.join(distributed.Group(f"localhost:{sys.argv[1]}", 2, int(sys.argv[2])))
+spread, compiled = devices.local_devices("model"), []
+tree = {name: np.arange(8.0 * size).reshape(1, size, 8) for name, size in (("a", 3), ("b", 5), ("c", 3))}
+put = spread.put(tree, spread.of_state(tree))
+assert all(leaf.addressable_shards[0].data.size == leaf.size // spread.count for leaf in put.values())
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, *_, **__: compiled.append(event) if event.endswith("backend_compile_duration") else None
+)
+for _ in range(3):
+    jax.tree.map(np.testing.assert_array_equal, spread.fetch(put), tree)
+print(len(compiled))
+"""
+
+
+@pytest.mark.parametrize(("processes", "programs"), [(1, 0), (2, 2)])
+def test_a_state_is_gathered_leaf_by_leaf(processes, programs):
+    """By a program for each shape, compiled once; by none where this process has all parts."""
+    clean = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "NPROC")}
+    port = str(free_port())
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", FETCHES, *([port, str(k)] if processes > 1 else [])],
+            cwd=ROOT,
+            env=clean,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for k in range(processes)
+    ]
+    for process in running:
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, out + err
+        assert out.split()[-1] == str(programs)
 
 
 def test_who_cannot_be_met_is_said_and_nobody_hangs():

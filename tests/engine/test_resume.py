@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import math
 import os
 import random
@@ -9,6 +11,8 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
+import zipfile
 from pathlib import Path
 
 import jax
@@ -16,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from harness.engine import checkpoint
+from harness.engine import checkpoint, environment
 from harness.engine.runner import Chunk
 from harness.engine.signals import Interrupted
 from harness.records.store import Store
@@ -98,6 +102,20 @@ def test_signal_checkpoints_leaves_and_resumes_bitwise(tmp_path: Path, number: s
     assert not list((store.root / "checkpoints").iterdir())
 
 
+def test_a_checkpoint_of_other_code_is_not_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Or a row would name one version, and be what two made."""
+    store = Store(tmp_path / "interrupted")
+    with pytest.raises(Interrupted):
+        run([small_trial()], store, observers=[Sends(signal.SIGINT, at=4)])
+    monkeypatch.setattr(environment, "code_version", lambda: "0.2.0")
+    watcher = Sends(None, at=0)
+    run([small_trial()], store, observers=[watcher])
+    assert watcher.starts == [0, 4, 8]
+    assert "is of another version of the code" in capsys.readouterr().out
+
+
 class Sends:
     """An observer that sends this process a signal after the chunk that ends at a step."""
 
@@ -133,6 +151,65 @@ def test_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, capsys:
         assert loaded[1] == {"step": 1}
         np.testing.assert_array_equal(loaded[0]["w"], 1.0)
     assert "damaged" in capsys.readouterr().out
+
+
+def test_a_checkpoint_needs_no_copy_of_the_state(tmp_path: Path) -> None:
+    """Written and checked as a stream; read into the leaves alone."""
+    tree = {f"w{i}": np.full((1, 512, 4096), i, np.float32) for i in range(8)}
+    size = sum(leaf.nbytes for leaf in tree.values())
+    path = tmp_path / "p.ckpt"
+    tracemalloc.start()
+    try:
+        checkpoint.save(path, tree, {"step": 3})
+        saving = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        loaded = checkpoint.load(path, tree)
+        loading = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert saving < 0.5 * size
+    assert loading < 1.5 * size
+    assert loaded is not None
+    assert loaded[1] == {"step": 3}
+    jax.tree.map(np.testing.assert_array_equal, loaded[0], tree)
+
+
+def test_checkpoints_keep_their_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A digest, a newline and an archive that stands alone: also where it is so large that its index has 64-bit numbers."""
+    tree = {"a": np.arange(6.0).reshape(1, 6), "b": np.zeros((1, 0))}
+    path, old = tmp_path / "new.ckpt", tmp_path / "old.ckpt"
+    for limit in (zipfile.ZIP64_LIMIT, 100):
+        monkeypatch.setattr(zipfile, "ZIP64_LIMIT", limit)
+        checkpoint.save(path, tree, {"step": 3})
+        digest, _, body = path.read_bytes().partition(b"\n")
+        assert digest.decode() == hashlib.sha256(body).hexdigest()
+        with np.load(io.BytesIO(body), allow_pickle=False) as archive:
+            np.testing.assert_array_equal(archive["leaf_0"], tree["a"])
+        archive = io.BytesIO()  # as it was written in one piece
+        np.savez(archive, meta=np.array('{"step": 3}'), leaf_0=tree["a"], leaf_1=tree["b"])
+        old.write_bytes(hashlib.sha256(archive.getvalue()).hexdigest().encode() + b"\n" + archive.getvalue())
+        for written in (path, old):
+            loaded = checkpoint.load(written, tree)
+            assert loaded is not None
+            assert loaded[1] == {"step": 3}
+            jax.tree.map(np.testing.assert_array_equal, loaded[0], tree)
+
+
+def test_a_save_that_fails_leaves_the_checkpoint_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, tree = tmp_path / "p.ckpt", {"w": np.zeros(3, np.float32)}
+    for step in (1, 2):
+        checkpoint.save(path, tree, {"step": step})
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError, match="No space"):
+        checkpoint.save(path, tree, {"step": 3})
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["p.ckpt", "p.previous"]
+    loaded = checkpoint.load(path, tree)
+    assert loaded is not None
+    assert loaded[1] == {"step": 2}
 
 
 def test_checkpoint_of_another_shape_is_not_used(tmp_path: Path) -> None:

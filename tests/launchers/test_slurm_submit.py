@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from harness import cli, study
 from harness.budget import Budget
 from harness.config import COMPONENTS, CONFIG_DIR, compose_config, trial_from
-from harness.engine.devices import local_devices
+from harness.engine.devices import Devices, local_devices
 from harness.engine.pack import make_packs
 from harness.engine.signals import StopFlag
 from harness.launchers.slurm import queue, snapshot, status, submit, tasks
@@ -171,7 +171,7 @@ def test_what_depends_on_the_machine_is_refused(results: Path) -> None:
     with pytest.raises(BadInput, match="gpu_memory_gb"):
         tasks.task_devices(config(results, "cluster.gpus=1"))
     gpus = tasks.task_devices(config(results, "cluster.gpus=4", "cluster.gpu_memory_gb=80"))
-    assert (gpus.count, gpus.platform, gpus.memory(None)) == (4, "gpu", pytest.approx(0.6 * 80 * 2**30))
+    assert (gpus.count, gpus.platform, gpus.memory(None)) == (4, "gpu", pytest.approx(0.6 * 0.75 * 80 * 2**30))
 
 
 def test_a_submission(slurm: FakeSlurm, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -443,6 +443,36 @@ def test_files_that_trials_name_must_not_change(tmp_path: Path, monkeypatch: pyt
     Path("table.yaml").write_text("leaves: []\n")
     with pytest.raises(BadInput, match=r"table\.yaml has changed"):
         check_files(found)
+
+
+def test_a_copy_of_a_table_makes_the_same_trials(tmp_path: Path, results: Path) -> None:
+    """What follows an array names copies of the user's files, and what follows that copies of these."""
+    path = tmp_path / "table.yaml"
+    path.write_text("leaves: [{match: '.*'}]\n")
+    words = [
+        "parametrization=table",
+        f"parametrization.file={path}",
+        f"workload.corpus='{LM.corpus}'",
+        "budget.steps=5",
+    ]
+    trials = []
+    for stage in range(3):
+        trials.append(trial_from(compose_config("train", words)))
+        words = Kept(results / str(stage), write=True).words(words)
+    assert len({trial.config()["parametrization.file"] for trial in trials}) == 3
+    assert len({trial.id for trial in trials}) == 1
+
+
+@pytest.mark.parametrize("gigabytes", [80.0, 24.0])
+def test_a_pack_has_the_memory_on_slurm_that_it_has_here(
+    results: Path, gigabytes: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a GPU JAX takes three quarters, and a pack may take a share of these."""
+    words = ("cluster.gpus=1", f"cluster.gpu_memory_gb={gigabytes}", "engine.devices=null")
+    there = tasks.task_devices(config(results, *words)).memory(None)
+    gpu = SimpleNamespace(platform="gpu", memory_stats=lambda: {"bytes_limit": int(0.75 * gigabytes * 2**30)})
+    seen = SimpleNamespace(devices=SimpleNamespace(flat=[gpu]), size=1)
+    assert there == pytest.approx(Devices(seen).memory(None))  # type: ignore[arg-type]
 
 
 def test_the_snapshot_is_all_that_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 
 from harness.optimizers import OPTIMIZERS
 from harness.optimizers.base import apply_update
-from harness.parametrizations import PARAMETRIZATIONS, Factors, Leaf, leaves, scales
+from harness.parametrizations import PARAMETRIZATIONS, Factors, Leaf, leaves, scales, user_table
 from harness.parametrizations.abc_table import ALIGNMENTS, TABLES
 from tests.trials import LM, small_trial
 from workloads.base import BadInput
@@ -273,6 +275,29 @@ def test_a_users_table_is_as_good_as_a_built_in_one():
             scales(rule(n, **o), workload.replace(width=32), ADAM) for n, o in (("table", {"file": HAND}), ("mup", {}))
         )
         assert mine == built_in
+
+
+def test_a_trial_is_told_by_the_content_of_its_table(tmp_path):
+    """Edited in place it makes other trials, moved it makes the same; what names no file is told as it ever was."""
+
+    def trial(path, text=None):
+        if text is not None:
+            path.write_text(text)
+        user_table._read.cache_clear()  # as another process would find it
+        return replace(small_trial(), parametrization=rule("table", file=str(path)))
+
+    path, copy = tmp_path / "mine.yaml", tmp_path / "copies" / "mine.yaml"
+    copy.parent.mkdir()
+    before = trial(path, "leaves: [{match: '.*', learning_rate: 0}]")
+    first = before.id
+    moved = trial(copy, path.read_text())
+    assert moved.id == first
+    assert moved.config()["parametrization.file"] == str(copy)  # which rows show
+    assert trial(path, "leaves: [{match: '.*', learning_rate: -1}]").id != first
+    assert replace(trial(path), parametrization=rule("table", file=str(path), base_depth=1)).id != trial(path).id
+    plain = small_trial()
+    canonical = json.dumps([plain.config(), plain.data_sha256], sort_keys=True)
+    assert plain.id == hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
 BAD_TABLES = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -412,3 +413,82 @@ def test_kill_9_at_random_moments_loses_nothing_recorded(tmp_path: Path) -> None
         consistent(root, recorded)
     Store(root).compact()
     consistent(root, recorded)
+
+
+def merged_elsewhere(store: Store, monkeypatch: pytest.MonkeyPatch, until: Callable[[], bool]) -> None:
+    """Another machine merges the trials, of which this one's cache shows the former listing until `until()`."""
+    for trial in (A, B, C):
+        append(store, trial)
+    pile, real = store.root / "trials", fragments.Pile._list
+    stale = [pile / path.name for path in sorted(pile.glob("*.parquet"))]
+    Store(store.root).compact()
+    (store.root / "trials.parquet").unlink()
+    monkeypatch.setattr(
+        fragments.Pile, "_list", lambda self: stale if self.path == pile and not until() else real(self)
+    )
+
+
+def test_a_stale_listing_is_waited_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS shows a directory as it was up to a minute ago."""
+    store, slept = Store(tmp_path / "study"), [0.0]
+    monkeypatch.setattr(time, "sleep", slept.append)
+    merged_elsewhere(store, monkeypatch, lambda: sum(slept) > 60)
+    assert store.finished() == {A, B, C}
+    assert 60 < sum(slept) < 70
+    assert slept[:6] == [0.0] * 6  # what is merged at this moment costs no pause
+    slept[:] = [0.0]
+    append(store, "d" * 16)
+    assert store.finished() == {A, B, C, "d" * 16}
+
+
+def test_a_listing_that_stays_stale_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, slept = Store(tmp_path / "study"), [0.0]
+    monkeypatch.setattr(time, "sleep", slept.append)
+    merged_elsewhere(store, monkeypatch, lambda: False)
+    with pytest.raises(fragments.Unsettled, match="run the same command again"):
+        store.finished()
+    assert 60 < sum(slept) < 90
+
+
+def test_a_stale_listing_stops_no_writer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What it records is recorded; merging is left to the next one."""
+    store, slept = Store(tmp_path / "study"), [0.0]
+    monkeypatch.setattr(time, "sleep", slept.append)
+    merged_elsewhere(store, monkeypatch, lambda: False)
+    store.merge_above = 2
+    append(store, "d" * 16)
+    assert "could not merge" in caplog.text
+    assert sum(slept) < 2
+    monkeypatch.undo()
+    assert store.finished() == {A, B, C, "d" * 16}
+
+
+@pytest.mark.parametrize("what", ["fragments", "listing", "sizes"])
+def test_stale_handles_are_opened_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """ESTALE: of what another machine replaced, this one still has a handle."""
+    store, calls = Store(tmp_path / "study"), []
+    for trial in (A, B):
+        append(store, trial)
+
+    def stale_at_first(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(path: Any, *arguments: Any, **options: Any) -> Any:
+            if store.root in Path(path).parents and Path(path).name != "study":
+                calls.append(path)
+                if len(calls) <= 3:
+                    raise OSError(errno.ESTALE, "Stale file handle", str(path))
+            return real(path, *arguments, **options)
+
+        return call
+
+    owner, name = {"fragments": (Path, "read_bytes"), "listing": (os, "scandir"), "sizes": (Path, "stat")}[what]
+    monkeypatch.setattr(owner, name, stale_at_first(getattr(owner, name)))
+    if what == "sizes":
+        monkeypatch.setattr(Path, "is_symlink", lambda self: False)  # asks for it, too
+    assert store.finished() == {A, B}
+    store.compact()
+    assert len(calls) > 3
+    monkeypatch.undo()
+    assert store.finished() == {A, B}
+    assert not list(store.root.rglob("*.corrupt"))

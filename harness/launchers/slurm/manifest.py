@@ -167,8 +167,8 @@ def trial_of(entry: Mapping[str, Any]) -> Trial:
     trial = trial_from(_composed(entry["config"]))
     if trial.id != entry["id"]:
         raise BadInput(
-            f"trial {entry['id']} of the manifest is {trial.id} here: its corpus or the code has changed since it was "
-            "submitted; submit again"
+            f"trial {entry['id']} of the manifest is {trial.id} here: its corpus, a file it names or the code has changed "
+            "since it was submitted; submit again"
         )
     return trial
 

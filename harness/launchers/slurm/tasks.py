@@ -18,8 +18,6 @@ from harness.records.store import Store
 from harness.trial import Trial
 from workloads.base import BadInput
 
-_MEMORY_SHARE = 0.6  # of a device's memory goes to a pack, as where the engine sees the device
-
 
 @dataclass(frozen=True)
 class TaskDevices(Devices):
@@ -75,15 +73,19 @@ def task_devices(config: DictConfig) -> TaskDevices:
 
 
 def engine_of(config: DictConfig) -> EngineConfig:
-    """The engine's settings with all that would depend on the machine filled in, so that every node makes the same packs."""
+    """The engine's settings with all that would depend on the machine filled in, so that every node makes the same packs.
+
+    A pack may take as much memory as where the engine sees the device (Devices.memory).
+    """
     engine: EngineConfig = OmegaConf.to_object(config.engine)  # type: ignore[assignment]
     cluster = cluster_of(config)
     count = engine.devices or cluster.cpus
-    memory = cluster.gpu_memory_gb if cluster.gpus else cluster.mem_gb and cluster.mem_gb / count
+    on_gpu = cluster.gpu_memory_gb and devices.XLA_SHARE * cluster.gpu_memory_gb
+    memory = on_gpu if cluster.gpus else cluster.mem_gb and cluster.mem_gb / count
     return dataclasses.replace(
         engine,
         devices=None if cluster.gpus else count,
-        memory_gb=engine.memory_gb or (_MEMORY_SHARE * memory if memory else None),
+        memory_gb=engine.memory_gb or (devices.MEMORY_SHARE * memory if memory else None),
     )
 
 
