@@ -9,6 +9,7 @@
 The function returns an optax transformation; it is traced by JAX, with its numbers as tracers. Arguments with a default are
 its hyperparameters: numbers are traced (trials that differ in them share a program), switches and integers are not.
 It may import other files of its folder, at its top; a change in one of them makes other trials, too.
+Weight decay is what the function makes it: of all leaves here, where registered optimizers decay matrices only (optax's mask=).
 The file may declare more of a submission in capitals (harness.submissions), and choose its examples:
 
     CANDIDATES = 4  # batches drawn a step
