@@ -177,6 +177,8 @@ def test_a_step_twice_as_slow_takes_twice_the_time(held, workplace, monkeypatch)
     same, slow = found["mine:same"], found["mine:slow"]
     assert slow["versus"]["mine:same"]["time_ratio"] == pytest.approx(2.0)
     assert same["versus"]["mine:other_name"]["time_ratio"] == 1.0
+    assert same["versus"]["mine:other_name"]["verdict"] == "equivalent"
+    assert slow["versus"]["mine:same"]["verdict"] == "slower"
     assert slow["per_workload"]["image_mlp"]["ratio"] == pytest.approx(2.0)
     assert (same["score"], slow["score"]) == (1.0, pytest.approx((4 - 2) / (4 - 1)))
 
