@@ -197,6 +197,25 @@ def test_a_run_too_long_in_time_does_not_count(held, workplace, monkeypatch):
         assert (float(row["time_to_target_s"]) == math.inf) == late
 
 
+def test_step_times_are_taken_again_on_another_device_only(held, workplace, monkeypatch):
+    path = workplace / "held" / STEP_SECONDS
+    words = [f"submissions={workplace / 'mine.py'}:same", f"targets={workplace / 'targets'}", f"results={workplace}"]
+    words += ["trials=2", "studies=3", "name=held"]
+    path.unlink(missing_ok=True)
+    taken = []
+
+    def times(trials):
+        taken.append(trials)
+        return [StepTime(1.0)] * len(trials)
+
+    monkeypatch.setattr("harness.workplace.compare_step_seconds", times)
+    for device, count in ((None, 1), (None, 1), ("another", 2)):
+        if device:
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"device": device}))
+        assert main(words) == 0
+        assert len(taken) == count
+
+
 def test_an_algoperf_submission_competes_and_is_not_trained_twice(workplace, monkeypatch):
     folder = workplace / "algoperf"
     folder.mkdir()

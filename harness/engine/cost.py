@@ -38,9 +38,8 @@ def step_seconds(trial: Trial) -> float:
 
     At learning rate 0: what diverges trains no further, and would seem to be fast.
     """
-    schedule = replace(
-        trial.schedule, **dict.fromkeys(trial.schedule.durations, "1%")
-    )  # a few steps may be too few for them
+    lengths = dict.fromkeys(trial.schedule.durations, "1%")  # durations in steps may not fit into a few
+    schedule = replace(trial.schedule, **lengths)
     optimizer = replace(trial.optimizer, learning_rate=0.0)
     short = replace(trial, optimizer=optimizer, schedule=schedule, budget=Budget(steps=_CALIBRATION_STEPS))
     static = short.static()

@@ -20,9 +20,11 @@ from harness.engine.compiler import SIDE_BY_SIDE
 from harness.engine.devices import TRIAL_AXIS, Devices, local_devices
 from harness.engine.pack import Pack, fitting, make_packs
 from harness.engine.program import make_train
+from harness.optimizers import OPTIMIZERS
 from harness.records.store import Store
 from harness.trial import Trial
 from tests.trials import run, small_trial
+from workloads.regression import Regression
 
 RATES = (1e-3, 1e-2, 3e-2, 1e-1)
 
@@ -144,6 +146,23 @@ def test_a_diverged_trial_ends_where_it_ends_alone(sweep: tuple[Path, list[Trial
     assert rows[0]["diverged_step"] == rows[1]["diverged_step"] < 11
     assert rows[0]["steps"] == rows[1]["steps"] == rows[0]["diverged_step"] + 1
     assert len(stores[1].curves([bad.id])) == rows[0]["steps"]
+
+
+class Below(Regression):
+    """Losses may be negative: likelihoods of densities are."""
+
+    def loss(self, params: Any, batch: Any, key: Any) -> Any:
+        loss, scalars = super().loss(params, batch, key)
+        return loss - 1e3, scalars
+
+
+@pytest.mark.parametrize(("rate", "diverges"), [(1e-3, False), (1e9, True)])
+def test_a_loss_below_zero_is_no_divergence(rate: float, diverges: bool) -> None:
+    trial = replace(small_trial(), workload=Below(width=4), optimizer=OPTIMIZERS["sgd"](learning_rate=rate))
+    train, hparams = make_train(trial.static()), trial.hparams()
+    data = {name: jax.numpy.asarray(array) for name, array in trial.workload.load().arrays.items()}
+    state, _ = jax.jit(lambda h: train.chunk(train.init(h), h, np.int32(4), data))(hparams)
+    assert (int(state.diverged_step) >= 0) == diverges
 
 
 def test_vmapped_agrees_to_rounding(sweep: tuple[Path, list[Trial], Store], monkeypatch: pytest.MonkeyPatch) -> None:
