@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,11 @@ from harness.records.store import Store
 _OF_THE_RUN = {"attempt", "started_at", "finished_at", "code_version"}
 
 
-def content(root: Path) -> tuple[list[dict[str, Any]], pa.Table]:
-    """(rows, curves) of a study, floats as their bits."""
+def content(root: Path, without: Sequence[str] = ()) -> tuple[list[dict[str, Any]], pa.Table]:
+    """(rows, curves) of a study, floats as their bits, without some columns of the rows."""
     store = Store(root)
     table = store.trials()
-    kept = [name for name in table.column_names if name not in _OF_THE_RUN and not name.endswith("_s")]
+    kept = [name for name in table.column_names if name not in {*_OF_THE_RUN, *without} and not name.endswith("_s")]
     curves = store.curves().set_column(0, "trial", store.curves()["trial"].cast(pa.string()))
     return _bits(table.select(kept)).to_pylist(), _bits(curves).sort_by([("trial", "ascending"), ("step", "ascending")])
 
