@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: beside other work its threads wait for each other
+
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -32,7 +32,7 @@ ARGUMENTS = [
     "-m", "harness.train", "-m",
     "workload.corpus='zipf_markov:vocab_size=16'", "workload.width=8", "workload.depth=1", "workload.heads=2",
     "workload.context=8", "workload.batch_size=4", "workload.evaluation_sequences=8",
-    "budget.steps=20000", "evaluations=40", "optimizer.learning_rate=0.001,0.01", "seed=0,1",
+    "budget.steps=10000", "evaluations=40", "optimizer.learning_rate=0.001,0.01", "seed=0,1",
     "engine.checkpoint_overhead=1e9", "engine.devices=2",
 ]  # fmt: skip
 
