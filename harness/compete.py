@@ -3,16 +3,19 @@
     python -m harness.compete submissions=adamw,nadamw,nesterov workloads=ctr,graph
     python -m harness.compete submissions=adamw,my_optimizer.py:make studies=5 trials=5 held_out_seed=3
     python -m harness.compete submissions=my_optimizer.py:make,adamw ruleset=self_tuning
-    python -m harness.compete submissions=adamw,lion hydra/launcher=slurm cluster=gpu    # trains as a SLURM job array
+    python -m harness.compete submissions=adamw,lion targets=my_targets             # set by harness.targets out=my_targets
+    python -m harness.compete submissions=adamw,lion hydra/launcher=slurm cluster=gpu   # trains as a SLURM job array
 
 submissions: registered optimizers, FILE.py:FUNCTION, or FILE.py with the functions of an AlgoPerf submission
 (init_optimizer_state, update_params, …), which is run step by step, unpacked. ruleset: external_tuning (each study draws
-`trials` quasi-random points from the submission's search space) or self_tuning (one trial a study with the submission's
-defaults). workloads: those of the targets (default: all). held_out_seed: draws one variant of each workload that has targets
-for some; who misses it loses the workload; null: none. targets: a folder that python -m harness.targets wrote. relax: share by
-which they are made easier: they are medians of well-tuned runs, which half of these very runs miss. test_curve: look at the
-test split at every evaluation, not only after training, so that the time to the test target is reported, too; it counts for
-nothing, and evaluating takes as much longer as the test split is larger.
+`trials` quasi-random points from the submission's search space, others than targets were set with) or self_tuning (one trial a
+study with the one point that the submission lists, or its literature's default). targets: the folder that `python -m
+harness.targets workload=NAME out=FOLDER` wrote (default: conf/targets, those of the embedded workloads); all of its files are
+taken, and none of another folder. workloads: of the targets (default: all). held_out_seed: draws one variant of each workload
+that has targets for some; who misses it loses the workload; null: none. relax: share by which targets are made easier: they are
+medians of well-tuned runs, of which about half miss them. test_curve: look at the test split at every evaluation, not only
+after training, so that the time to the test target is reported, too; it counts for nothing, and evaluating takes as much longer
+as the test split is larger.
 
 No run is longer than 4/3 of the one that targets were set with (self_tuning: twice as long). Packed trials are timed by
 the mean time of a step of the submission's best trial, trained again alone on this device, compilation excluded; equal programs
@@ -40,17 +43,15 @@ from typing import Any
 import numpy as np
 
 from harness import algoperf, cli, score
-from harness.budget import Budget
 from harness.config import CONFIG_DIR
 from harness.engine.cost import StepTime
 from harness.goals import Goal, drawn, read_goals
-from harness.parametrizations import PARAMETRIZATIONS
 from harness.records.curves import evaluations
 from harness.records.files import atomic_write_bytes, own_folder, write_json
 from harness.records.store import Store
 from harness.report.document import Section, Table
 from harness.report.terminal import print_section
-from harness.rulesets import RULESETS, Ruleset
+from harness.rulesets import FIRST_POINTS, RULESETS, Ruleset, evaluations_of, trial_of
 from harness.scoring import RULES
 from harness.scoring.hits import first_hit
 from harness.scoring.targets import Workloads
@@ -63,7 +64,6 @@ _NOISE = (
     1.05  # in the limit of packed trials, of which some plan for all of it: step times measured again differ that much
 )
 _SLACK = 1.5  # in the limit of runs that take no turns with the reference: seconds of a shared machine differ that much
-EVALUATIONS = 50  # at least, in the horizon that targets were set with
 
 
 @dataclass
@@ -228,34 +228,6 @@ def _plan(entrants: Sequence[Entrant], ruleset: Ruleset, workloads: Workloads, s
     )
 
 
-def trial_of(
-    submission: Submission,
-    goal: Goal,
-    ruleset: Ruleset,
-    values: Mapping[str, float],
-    seed: int,
-    test_curve: bool = False,
-) -> Trial:
-    """One training run under a ruleset. Batch sizes of a submission's own see as many examples."""
-    workload = submission.workload(goal.workload)
-    share = submission.horizon * goal.workload.batch_size / workload.batch_size
-    steps = max(1, round(ruleset.longest(goal.steps) * share))
-    return Trial(
-        workload=workload,
-        optimizer=submission.optimizer(**values),
-        schedule=submission.schedule,
-        parametrization=PARAMETRIZATIONS["sp"](),
-        budget=Budget(steps=steps),
-        seed=seed,
-        evaluations=_evaluations(steps * workload.batch_size, goal),
-        probes=("test",) if test_curve else (),
-    )
-
-
-def _evaluations(examples: int, goal: Goal) -> int:
-    return max(EVALUATIONS, round(EVALUATIONS * examples / (goal.steps * goal.workload.batch_size)))
-
-
 def _seed(study: int, trial: int) -> int:
     """Every submission sees the same initialisation and batches in the same trial of the same study."""
     return 1000 * (study + 1) + trial
@@ -329,7 +301,7 @@ def _runs(
                     goal.workload,
                     values,
                     steps,
-                    _evaluations(steps * goal.workload.batch_size, goal),
+                    evaluations_of(steps * goal.workload.batch_size, goal),
                     _seed(study, index),
                     test_curve=test_curve,
                     stretch=ruleset.stretch,
@@ -358,7 +330,7 @@ def _points(submission: algoperf.AlgoPerfSubmission, ruleset: Ruleset, study: in
             f"{submission.path.name} has no {path.name} beside it, from which external tuning draws hyperparameters; add one, "
             "or use ruleset=self_tuning"
         )
-    return algoperf.read_points(path, ruleset.trials, study)
+    return algoperf.read_points(path, ruleset.trials, FIRST_POINTS + study)
 
 
 @dataclass(frozen=True)
@@ -486,8 +458,7 @@ def _reached(entries: Sequence[Entry], columns: Sequence[Goal]) -> Section:
     facts = tuple(
         (
             goal.name,
-            f"{goal.metric} {goal.validation_target:.5g}; {100 * goal.hit_probability:.0f}% of the {len(goal.finals)} runs of "
-            f"{goal.algorithm} that set it reach it",
+            f"{goal.metric} {goal.validation_target:.5g}, reached by {goal.reached_by}",
         )
         for goal in columns
     )

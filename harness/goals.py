@@ -23,8 +23,10 @@ from workloads.base import BadInput, Workload
 class Goal:
     """A workload with its targets. name: of the column in scores. base: the workload that it is a variant of ("": none).
 
-    steps: the horizon that targets were set with. on: metric or loss. algorithm, configuration: what set them. finals: what its
-    runs ended with. hit_probability: the share of them that reached the validation target. trivial: the metric of the best
+    steps: the horizon that targets were set with. on: metric or loss. algorithm, configuration, seeds: what set them.
+    hit_probability: the share of hit_seeds, further ones of that configuration, that reach the validation target (NaN: not
+    measured); hit_bests: the best value of each. Files without hit_seeds have the share of the seeds that set it, which is half
+    of them or more whatever another seed would do, and as hit_bests what those ended with. trivial: the metric of the best
     predictor that looks at no input.
     """
 
@@ -39,9 +41,24 @@ class Goal:
     test_target: float
     algorithm: str
     configuration: Mapping[str, float]
+    seeds: tuple[int, ...]
     hit_probability: float
-    finals: tuple[float, ...]
+    hit_seeds: tuple[int, ...]
+    hit_bests: tuple[float, ...]
     trivial: float | None
+
+    def met_by(self, value: float) -> bool:
+        """Whether it is as good as the validation target; NaN is not."""
+        return value <= self.validation_target if self.direction == "minimize" else value >= self.validation_target
+
+    @property
+    def reached_by(self) -> str:
+        """The hit probability in words: of which runs it is a share."""
+        if math.isnan(self.hit_probability):
+            return f"an unknown share of the runs of {self.algorithm}"
+        count = f"{len(self.hit_bests)} " if self.hit_bests else ""
+        whose = f"{count}further seeds" if self.hit_seeds else f"its own {count}seeds"
+        return f"{self.hit_probability:.0%} of {whose} ({self.algorithm})"
 
     def relaxed(self, share: float) -> Goal:
         """Easier by a share of the distance from the trivial predictor, or where it is not known of the size."""
@@ -50,10 +67,10 @@ class Goal:
             target = getattr(self, name)
             slack = share * abs(target - self.trivial if self.trivial is not None else target)
             moved[name] = target + slack if self.direction == "minimize" else target - slack
-        sign = 1 if self.direction == "minimize" else -1
-        met = [sign * final <= sign * moved["validation_target"] for final in self.finals]
+        easier = dataclasses.replace(self, **moved)
+        met = [easier.met_by(best) for best in self.hit_bests]
         reached = max([self.hit_probability, *([sum(met) / len(met)] if met else [])])  # before the end more may have
-        return dataclasses.replace(self, **moved, hit_probability=reached)
+        return dataclasses.replace(easier, hit_probability=reached)
 
     def to_json(self) -> dict[str, Any]:
         """Its entry in AlgoPerf's workload_targets JSON."""
@@ -71,12 +88,17 @@ def read_goals(folder: Path) -> dict[str, Goal]:
     paths = sorted(folder.glob("*.json"))
     if not paths:
         raise BadInput(f"{folder} holds no targets; set them with python -m harness.targets workload=NAME out={folder}")
-    return {path.stem: _read(path) for path in paths}
+    return {path.stem: read_goal(path) for path in paths}
 
 
-def _read(path: Path) -> Goal:
-    again = f"set it again with python -m harness.targets workload=NAME out={path.parent}"
-    entry = read_json(path)
+def read_goal(path: Path) -> Goal:
+    """The targets of one file. Raises BadInput if there are none."""
+    return goal_of(read_json(path), path)
+
+
+def goal_of(entry: Mapping[str, Any], path: Path) -> Goal:
+    """The targets in a file's content. Raises BadInput if it is none of a targets file."""
+    again = f"delete it and set it again with python -m harness.targets workload=NAME out={path.parent}"
     try:
         cls = WORKLOADS[entry["workload"]]
         prefix = "workload."
@@ -95,6 +117,8 @@ def _read(path: Path) -> Goal:
             raise BadInput(
                 f"{path}: direction={entry['direction']} must be one of {', '.join(get_args(Direction))}; {again}"
             )
+        hit_seeds = tuple(int(seed) for seed in entry.get("hit_seeds", ()))
+        bests = entry["hit_bests"] if hit_seeds else entry["algorithms"][entry["algorithm"]].get("finals", ())
         return Goal(
             name=path.stem,
             base=cls.name if entry["variant"] else "",
@@ -107,11 +131,10 @@ def _read(path: Path) -> Goal:
             test_target=float(entry["test_target"]),
             algorithm=str(entry["algorithm"]),
             configuration=configuration,
-            hit_probability=float(entry["hit_probability"]),
-            finals=tuple(
-                math.nan if final is None else float(final)
-                for final in entry["algorithms"][entry["algorithm"]].get("finals", ())
-            ),
+            seeds=tuple(int(seed) for seed in entry.get("seeds", ())),
+            hit_probability=float(entry.get("hit_probability", math.nan)),
+            hit_seeds=hit_seeds,
+            hit_bests=tuple(math.nan if best is None else float(best) for best in bests),
             trivial=None if entry["metric"] == "loss" or entry["trivial"] is None else float(entry["trivial"]),
         )
     except BadInput:

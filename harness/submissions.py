@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness.algoperf import is_algoperf_style
 from harness.config import WORKLOADS
 from harness.optimizers.base import Optimizer
-from harness.optimizers.user import declared, load_optimizer
+from harness.optimizers.user import declared, is_file, load_optimizer
 from harness.registry import nearest
 from harness.schedules import SCHEDULES
 from harness.schedules.base import Schedule
@@ -57,7 +58,7 @@ def load_submission(name: str, space: str = "") -> Submission:
 
     Raises BadInput on declarations that are none.
     """
-    optimizer = load_optimizer(name)
+    optimizer = _optimizer(name)
     said = declared(name)
     where = Path(name.partition(":")[0]).name
     for key in said:
@@ -79,6 +80,20 @@ def load_submission(name: str, space: str = "") -> Submission:
         batch_sizes=_batch_sizes(said.get("BATCH_SIZE", {}), where),
         horizon=_horizon(said.get("HORIZON", HORIZON), where),
     )
+
+
+def _optimizer(name: str) -> type[Optimizer]:
+    """Raises BadInput that says what runs AlgoPerf's submissions, where the file is one."""
+    try:
+        return load_optimizer(name)
+    except BadInput as error:
+        file = name.partition(":")[0]
+        if is_file(name) and is_algoperf_style(file):
+            raise BadInput(
+                f"{Path(file).name} is an AlgoPerf submission (it has init_optimizer_state or update_params); run it with "
+                f"python -m harness.compete submissions={file}. Nothing else takes it, for as an optimizer {error}"
+            ) from None
+        raise
 
 
 def _schedule(said: Any, where: str) -> Schedule:

@@ -13,11 +13,12 @@ import pytest
 
 from harness import cli, score
 from harness.algoperf import load as load_algoperf
-from harness.compete import Entry, _reached, main, trial_of
+from harness.algoperf import read_points
+from harness.compete import Entry, _points, _reached, main
 from harness.config import CONFIG_DIR
 from harness.engine.cost import StepTime
 from harness.goals import drawn, read_goals
-from harness.rulesets import RULESETS
+from harness.rulesets import FIRST_POINTS, RULESETS, trial_of
 from harness.scoring import read_targets
 from harness.scoring.log_tree import read_logs
 from harness.submissions import load_submission
@@ -345,8 +346,33 @@ def test_relaxed_targets_are_easier(workplace):
     assert goal.relaxed(0.1).validation_target == pytest.approx(1.2 * 1.1)  # a loss: of its size
     by_metric = replace(goal, trivial=0.2, direction="maximize", validation_target=0.7)
     assert by_metric.relaxed(0.1).validation_target == pytest.approx(0.65)
-    runs = replace(goal, hit_probability=0.5, finals=(1.1, 1.2, 1.25, 1.4))
+    runs = replace(goal, hit_probability=0.5, hit_bests=(1.1, 1.2, 1.25, 1.4))
     assert [runs.relaxed(share).hit_probability for share in (0.0, 0.1, 0.2)] == [0.5, 0.75, 1.0]
+
+
+def test_of_which_seeds_a_hit_probability_is(tmp_path):
+    """Files without hit_seeds have that of the seeds that set the target."""
+    goal = read_goals(CONFIG_DIR / "targets")["ctr"]
+    old = replace(goal, algorithm="nadamw", hit_probability=5 / 9, hit_seeds=(), hit_bests=(0.4,) * 9)
+    assert old.reached_by == "56% of its own 9 seeds (nadamw)"
+    entry = target("ctr", None, {"workload.width": 4}, 0.5)
+    measured = {"hit_probability": 0.25, "hit_seeds": [7, 8, 9, 10], "hit_bests": [0.4, 0.55, 0.6, None]}
+    (tmp_path / "ctr.json").write_text(json.dumps(entry | measured))
+    fresh = read_goals(tmp_path)["ctr"]
+    assert fresh.reached_by == "25% of 4 further seeds (adamw)"
+    assert fresh.relaxed(0.2).reached_by == "75% of 4 further seeds (adamw)"
+    said = dict(_reached([], [old, fresh]).facts)
+    assert said["ctr"].endswith("reached by 25% of 4 further seeds (adamw)")
+
+
+def test_an_algoperf_submissions_points_are_none_that_set_targets(tmp_path):
+    """Drawn by the seeds that other submissions' are drawn by, which no target was tuned with."""
+    shutil.copy(Path(__file__).parent / "algoperf" / "adamw.py", tmp_path / "adamw.py")
+    space = tmp_path / "tuning_search_space.json"
+    space.write_text(json.dumps({"learning_rate": {"min": 1e-4, "max": 1e-1, "scaling": "log"}}))
+    submission, ruleset = load_algoperf(tmp_path / "adamw.py"), RULESETS["external_tuning"]()
+    for study in range(3):
+        assert _points(submission, ruleset, study) == read_points(space, ruleset.trials, FIRST_POINTS + study)
 
 
 def test_met_in_validation_and_never_in_test_is_said():

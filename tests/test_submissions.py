@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from harness.rulesets import RULESETS
+from harness.config import CONFIG_DIR
+from harness.goals import read_goals
+from harness.judging.contest import Arena, Setting
+from harness.records.files import read_json
+from harness.rulesets import FIRST_POINTS, RULESETS
 from harness.schedules import SCHEDULES
 from harness.submissions import load_submission
 from harness.tuning import Points, Space
@@ -75,6 +81,23 @@ def test_a_list_of_points(submission, tmp_path):
     assert submission("", str(tmp_path / "points.yaml")).space.points(1, 0) == [{"learning_rate": 0.01}]
 
 
+def test_an_algoperf_submission_is_said_to_be_one(tmp_path):
+    path = tmp_path / "theirs.py"
+    theirs = "def update_params(workload):\n    pass\n"
+    for source in (theirs, (Path(__file__).parent / "algoperf" / "adamw.py").read_text()):
+        path.write_text(source)
+        for name in (path, f"{path}:make", f"{path}:update_params"):
+            with pytest.raises(
+                BadInput, match=rf"AlgoPerf submission .* python -m harness.compete submissions={path}\."
+            ):
+                load_submission(str(name))
+    path.write_text(theirs + MAKE)
+    assert load_submission(str(path)).name == "theirs:make"
+    path.write_text(MAKE)
+    with pytest.raises(BadInput, match=r"^theirs\.py has no function 'mak'"):
+        load_submission(f"{path}:mak")
+
+
 @pytest.mark.parametrize(
     ("said", "words"),
     [
@@ -110,8 +133,44 @@ def test_external_tuning_draws_points_of_its_own_in_every_study():
     assert ruleset.points(adamw, 1) == studies[1]
 
 
-def test_self_tuning_is_one_trial_with_the_defaults_and_half_as_long_again(submission):
+def test_no_study_holds_a_configuration_that_set_a_target():
+    """Of any algorithm whose runs were looked at, in the first studies, however many trials they have."""
+    ruleset = RULESETS["external_tuning"](trials=50)
+    studies = {}
+    for path in sorted((CONFIG_DIR / "targets").glob("*.json")):
+        for name, found in read_json(path)["algorithms"].items():
+            if name not in studies:
+                submission = load_submission(name)
+                studies[name] = [point for study in range(10) for point in ruleset.points(submission, study)]
+            won = found["configuration"]
+            assert not [point for point in studies[name] if point == pytest.approx(won, rel=1e-6)], (path.name, name)
+
+
+def test_no_study_draws_by_a_seed_that_targets_are_tuned_with():
+    goals = read_goals(CONFIG_DIR / "targets").values()
+    settings = [Setting(goal.workload, goal.steps) for goal in goals]
+    assert max(setting.first_seed for setting in settings) + 1000 < FIRST_POINTS
+    adamw, ruleset = load_submission("adamw"), RULESETS["external_tuning"]()
+    tuned_with = [
+        Arena({setting.workload.name: [setting]}, 5, 1).first_points(adamw, setting, 0)[0] for setting in settings
+    ]
+    drawn = [point for study in range(10) for point in ruleset.points(adamw, study)]
+    assert not [point for point in drawn if point in tuned_with]
+
+
+def test_self_tuning_is_one_trial_with_the_default_and_half_as_long_again(submission):
     ruleset = RULESETS["self_tuning"]()
     assert ruleset.longest(300) == 600
-    assert ruleset.points(load_submission("adamw"), 2) == [{}]
+    assert ruleset.points(load_submission("adamw"), 2) == [{"learning_rate": 1e-3, "weight_decay": 1e-2}]
+    assert ruleset.points(load_submission("momentum"), 0) == [{"learning_rate": 0.1}]
+    assert ruleset.points(submission(""), 0) == [{"learning_rate": 1e-3}]  # the function's own
     assert ruleset.points(submission('SPACE = [{"learning_rate": 0.02}]'), 0) == [{"learning_rate": 0.02}]
+
+
+def test_self_tuning_takes_no_optimizer_without_a_default(tmp_path):
+    ruleset = RULESETS["self_tuning"]()
+    with pytest.raises(BadInput, match=r"no default of lars.*ruleset=external_tuning"):
+        ruleset.points(load_submission("lars"), 0)
+    (tmp_path / "bare.py").write_text(MAKE.replace("learning_rate=1e-3", "learning_rate"))
+    with pytest.raises(BadInput, match=r"bare:make has no learning rate of its own.*SPACE = \["):
+        ruleset.points(load_submission(str(tmp_path / "bare.py")), 0)

@@ -1,40 +1,45 @@
 """One configuration for all workloads: what a method is worth to those who do not tune.
 
-"How far away are truly hyperparameter-free learning algorithms?" (Kasimbeg et al. 2024) calibrates one configuration on all
-workloads and compares it with the literature's defaults. Here a workload's calibrated configuration is the tried point that is
-best on the *other* workloads, so that none is judged by data that chose it; with one workload there is none.
+"How far away are truly hyperparameter-free learning algorithms?" (Kasimbeg et al. 2025) calibrates one configuration on all
+workloads and compares it with the literature's default. Here every method tries the same points on all workloads, and a
+workload's calibrated configuration is the one that is best on the *others*, so that none is judged by data that chose it; with
+one workload there is none. A method without a default in the literature (`Optimizer.literature`) takes part calibrated only.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
-from harness.judging.contest import Arena, Rows, Tuned
+from harness.judging.contest import Arena, Rows, Setting, Train, Tuned
 from harness.submissions import Submission
 from harness.transfer.plain import plain
 from harness.trial import Trial
+from harness.tuning import Points
 
+CALIBRATION_SEED = 0  # of the points, and of training them; no setting has seeds below 1000
 FIRST_SEED = 200
 DIVERGED = 1.0
 """Log of the excess loss that a diverged run counts as when a configuration is chosen: e times the best."""
-KINDS = ("default", "calibrated")
-_Point = tuple[tuple[str, float], ...]
 
 
 @dataclass(frozen=True)
 class Fixed:
-    """A method with one configuration on a workload. kind: default (its own) or calibrated (on the other workloads)."""
+    """A method with one configuration on a workload. kind: default (the literature's) or calibrated (on the other workloads).
+
+    source: where the configuration comes from.
+    """
 
     method: str
     kind: str
     workload: str
     values: Mapping[str, float]
+    source: str
     trials: tuple[Trial, ...]
 
 
@@ -61,55 +66,74 @@ class Comparison:
     ci95: tuple[float, float]
 
 
-def fixed_runs(tuned: Sequence[Tuned], arena: Arena) -> list[Fixed]:
-    """What to train: every method's default and calibrated configuration at the settings that score.
-
-    There must be two workloads or more: a calibrated configuration is of the others.
+def fixed_runs(tuned: Sequence[Tuned], arena: Arena, train: Train) -> list[Fixed]:
+    """What to train: every method's default and calibrated configuration at the settings that score, on as many fresh seeds as
+    the tuned ones have. There must be two workloads or more: a calibrated configuration is of the others.
     """
+    methods = {one.method.name: one.method for one in tuned}
     scored = [settings[0] for settings in arena.settings.values()]
-    found = []
-    for method in dict.fromkeys(one.method.name for one in tuned):
-        mine = {one.setting: one for one in tuned if one.method.name == method and one.setting in scored}
-        submission = next(iter(mine.values())).method
-        for setting in scored:
-            defaults = _defaults(submission)
-            calibrated = _calibrated([one for other, one in mine.items() if other != setting])
-            for kind, values in zip(KINDS, (defaults, calibrated), strict=True):
-                seeds = range(FIRST_SEED, FIRST_SEED + arena.seeds)
-                trials = tuple(arena.trial(submission, setting, values, seed) for seed in seeds)
-                found.append(Fixed(method, kind, setting.workload.name, values, trials))
-    return found
+    losses = _tried(list(methods.values()), scored, arena, train)
+    seeds = range(FIRST_SEED, FIRST_SEED + arena.studies * arena.seeds)
+    return [
+        Fixed(
+            name, kind, here.workload.name, values, source, tuple(arena.trial(method, here, values, s) for s in seeds)
+        )
+        for name, method in methods.items()
+        for here in scored
+        for kind, values, source in _configurations(
+            method, arena, {other.workload.name: losses[name, other.name] for other in scored if other != here}
+        )
+    ]
 
 
-def _defaults(submission: Submission) -> dict[str, float]:
-    optimizer = submission.optimizer()
-    axes = getattr(submission.space, "axes", {})
-    values = {name: getattr(optimizer, name) for name in axes}
-    return {name: value for name, value in values.items() if value is not None}
+def _configurations(
+    method: Submission, arena: Arena, others: Mapping[str, Sequence[float]]
+) -> Iterator[tuple[str, Mapping[str, float], str]]:
+    """(kind, values, source) of a method's configurations. others: the losses of its points on the other workloads."""
+    literature = method.optimizer.literature
+    if literature is not None:
+        optimizer = method.optimizer(**literature.values)
+        searched = {name: getattr(optimizer, name) for name in getattr(method.space, "axes", {})}
+        values = {name: value for name, value in searched.items() if value is not None} | dict(literature.values)
+        yield "default", values, literature.source
+    excess = [sum(values) for values in zip(*map(_excess, others.values()), strict=True)]
+    best = min(range(len(excess)), key=excess.__getitem__)
+    yield "calibrated", _points(method, arena)[best], f"best of {len(excess)} points on {', '.join(others)}"
 
 
-def _calibrated(tried: Sequence[Tuned]) -> Mapping[str, float]:
-    """The point tried on all of these settings whose losses, over each setting's best, have the least geometric mean."""
-    tables: list[dict[_Point, float]] = [{tuple(sorted(p.items())): loss for p, loss in one.points} for one in tried]
-    common: list[_Point] = [key for key in tables[0] if all(key in table for table in tables)]
+def _points(method: Submission, arena: Arena) -> Sequence[Mapping[str, float]]:
+    """What a method tries on all workloads: as many points as its studies of a setting begin with, or those that it lists."""
+    count = len(method.space.listed) if isinstance(method.space, Points) else arena.points * arena.studies
+    return method.space.points(count, CALIBRATION_SEED)
 
-    def cost(key: _Point) -> float:
-        excess = [math.log(table[key] / min(table.values())) if table[key] < math.inf else DIVERGED for table in tables]
-        return sum(min(value, DIVERGED) for value in excess)
 
-    best: _Point = min(common, key=cost)
-    return dict(best)
+def _tried(
+    methods: Sequence[Submission], scored: Sequence[Setting], arena: Arena, train: Train
+) -> dict[tuple[str, str], list[float]]:
+    """(method, setting name) -> losses of the method's points there; infinite where they diverged."""
+    trials = {
+        (m.name, s.name): [arena.trial(m, s, point, CALIBRATION_SEED) for point in _points(m, arena)]
+        for m in methods
+        for s in scored
+    }
+    rows = train([trial for group in trials.values() for trial in group])
+    losses = {key: [_loss(rows[trial.id]) for trial in group] for key, group in trials.items()}
+    return {key: [math.inf if math.isnan(loss) else loss for loss in group] for key, group in losses.items()}
+
+
+def _excess(losses: Sequence[float]) -> list[float]:
+    """Logs of the losses over the least of them, DIVERGED at most."""
+    best = min(losses)
+    return [DIVERGED if loss == math.inf else min(math.log(loss / best), DIVERGED) for loss in losses]
 
 
 def _contestants(runs: Sequence[Fixed], rows: Rows, reference: Mapping[str, float]) -> list[Contestant]:
+    """In the order of methods and kinds; a method without a default has none of that kind."""
     found = []
-    for method in dict.fromkeys(run.method for run in runs):
-        for kind in KINDS:
-            mine = [run for run in runs if (run.method, run.kind) == (method, kind) and run.workload in reference]
-            table = [
-                [math.log(_loss(rows[trial.id]) / reference[run.workload]) for trial in run.trials] for run in mine
-            ]
-            found.append(Contestant(method, kind, np.array(table)))
+    for method, kind in dict.fromkeys((run.method, run.kind) for run in runs):
+        mine = [run for run in runs if (run.method, run.kind) == (method, kind) and run.workload in reference]
+        table = [[math.log(_loss(rows[trial.id]) / reference[run.workload]) for trial in run.trials] for run in mine]
+        found.append(Contestant(method, kind, np.array(table)))
     return found
 
 
@@ -136,14 +160,32 @@ class Untuned:
     contestants: tuple[Contestant, ...]
     comparisons: tuple[Comparison, ...]
 
+    @property
+    def without_default(self) -> tuple[str, ...]:
+        """The methods that take part calibrated only, because the literature has no default of them."""
+        kinds = {(one.method, one.kind) for one in self.contestants}
+        methods = dict.fromkeys(one.method for one in self.contestants)
+        return tuple(method for method in methods if (method, "default") not in kinds)
+
     def to_json(self) -> dict[str, Any]:
         configurations = [
-            {"method": run.method, "kind": run.kind, "workload": run.workload, "values": dict(run.values)}
+            {
+                "method": run.method,
+                "kind": run.kind,
+                "workload": run.workload,
+                "values": dict(run.values),
+                "source": run.source,
+            }
             for run in self.runs
         ]
         found = [{"method": c.method, "kind": c.kind, "log_excess": c.excess, "mean": c.mean} for c in self.contestants]
         result: dict[str, Any] = plain(
-            {"configurations": configurations, "contestants": found, "comparisons": [vars(c) for c in self.comparisons]}
+            {
+                "configurations": configurations,
+                "contestants": found,
+                "without_default": list(self.without_default),
+                "comparisons": [vars(c) for c in self.comparisons],
+            }
         )
         return result
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -15,6 +16,18 @@ Family = Literal["sgd", "adam", "matrix", "other"]
 
 
 @dataclass(frozen=True)
+class Literature:
+    """The configuration that the literature recommends to all who do not tune.
+
+    values: hyperparameter -> number or switch, the learning rate always; the others are as the class has them.
+    source: who says so, and where.
+    """
+
+    values: Mapping[str, float]
+    source: str
+
+
+@dataclass(frozen=True)
 class Optimizer:
     """An optimizer's hyperparameters, and how to make its optax transformation from them.
 
@@ -24,6 +37,7 @@ class Optimizer:
     candidates: batches drawn a step, of which `select` takes one batch's worth of examples.
     decoupled_decay: `weight_decay` means w <- w - lr * weight_decay * w beside the update; then the harness applies it,
     so that parametrizations can scale it by leaf.
+    literature: its default in the literature, None where there is none. Defaults of fields are only what goes without saying.
     """
 
     name: ClassVar[str]
@@ -31,6 +45,7 @@ class Optimizer:
     decoupled_decay: ClassVar[bool] = False
     file: ClassVar[str] = ""
     candidates: ClassVar[int] = 1
+    literature: ClassVar[Literature | None] = None
 
     learning_rate: float = 1e-3
 

@@ -1,8 +1,8 @@
 """Every optimizer that optax ships, as a configuration made from its signature.
 
-Defaults are optax's own. Numbers become traced fields, switches and integers static ones; arguments that are neither
-(masks, dtypes, keys) keep optax's default. Optimizers that need more than a gradient, a loss value and the parameters
-(line searches, Hessian estimates, per-example gradients) are left out.
+Defaults are optax's own, what the literature recommends is in harness.optimizers.literature. Numbers become traced fields,
+switches and integers static ones; arguments that are neither (masks, dtypes, keys) keep optax's default. Optimizers that need
+more than a gradient, a loss value and the parameters (line searches, Hessian estimates, per-example gradients) are left out.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax.numpy as jnp
 import optax
 import optax.contrib
 
 from harness.optimizers.base import OPTIMIZERS, Family, Optimizer
+from harness.optimizers.literature import LITERATURE
 from workloads.base import Array, Params
 
 _ADAM = {  # entrywise invariant to the gradient's scale
@@ -61,6 +63,11 @@ def _muon_shape_factor(self: Optimizer, shape: tuple[int, ...]) -> float:
     return float(max(fan_in, fan_out) if consistent else max(1.0, fan_out / fan_in)) ** 0.5
 
 
+def _of_peak(rate: Array, peak: Array | float) -> Array:
+    """The share of its peak at which the schedule is, 0 where the peak is 0: a second learning rate follows it, too."""
+    return jnp.where(peak > 0, rate / jnp.where(peak > 0, peak, 1.0), 0.0)
+
+
 def _make(name: str, alias: Callable[..., Any], family: Family, **fixed: Any) -> type[Optimizer]:
     """A configuration class whose `build` calls `alias`; `fixed` overrides optax's defaults."""
     parameters = inspect.signature(alias).parameters
@@ -76,13 +83,18 @@ def _make(name: str, alias: Callable[..., Any], family: Family, **fixed: Any) ->
         arguments = {n: getattr(self, n) for n, _, _ in declared}
         if decoupled:
             arguments["weight_decay"] = 0.0
+        if arguments.get("adam_learning_rate") is not None:
+            arguments["adam_learning_rate"] *= _of_peak(learning_rate, self.learning_rate)
         return alias(learning_rate=learning_rate, **arguments)
 
     default_rate = parameters["learning_rate"].default
     rate = default_rate if isinstance(default_rate, float) else Optimizer.learning_rate
+    literature = LITERATURE.get(name)
+    said = f"Literature: {literature.source}" if literature else "The literature has no default"
     namespace: dict[str, Any] = {
-        "__doc__": f"optax `{getattr(alias, '__name__', name)}`; hyperparameters and defaults are optax's.",
+        "__doc__": f"optax `{getattr(alias, '__name__', name)}`; hyperparameters and defaults are optax's. {said}.",
         "family": family,
+        "literature": literature,
         "decoupled_decay": decoupled,
         "build": build,
     }

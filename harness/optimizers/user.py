@@ -8,6 +8,7 @@
 
 The function returns an optax transformation; it is traced by JAX, with its numbers as tracers. Arguments with a default are
 its hyperparameters: numbers are traced (trials that differ in them share a program), switches and integers are not.
+A default of the learning rate, too (def make(learning_rate=3e-3, ...)), makes them its configuration for those who do not tune.
 It may import other files of its folder, at its top; a change in one of them makes other trials, too.
 Weight decay is what the function makes it: of all leaves here, where registered optimizers decay matrices only (optax's mask=).
 The file may declare more of a submission in capitals (harness.submissions), and choose its examples:
@@ -24,6 +25,7 @@ import dataclasses
 import functools
 import importlib.util
 import inspect
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -34,7 +36,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from harness.optimizers.base import OPTIMIZERS, Optimizer
+from harness.optimizers.base import OPTIMIZERS, Literature, Optimizer
 from harness.optimizers.own_files import importing_from, own_files, sha256_of
 from harness.registry import nearest
 from workloads.base import Array, BadInput, Batch, Params
@@ -101,8 +103,12 @@ def _loaded(path: str, attribute: str, sha256: str) -> type[Optimizer]:
     if averaged is not None:
         namespace["evaluation_params"] = lambda self, state, params: averaged(state, params)
     namespace |= _selection(module, Path(path).name)
+    rate = _default_rate(function, Path(path).name)
+    if rate is not None:
+        said = f"the default of learning_rate in {attribute}() of {Path(path).name}"
+        namespace["literature"] = Literature({"learning_rate": rate}, said)
     columns = [
-        ("learning_rate", float, dataclasses.field(default=_default_rate(function))),
+        ("learning_rate", float, dataclasses.field(default=Optimizer.learning_rate if rate is None else rate)),
         *((field, kind, dataclasses.field(default=default)) for field, kind, default in fields),
         ("source_sha256", str, dataclasses.field(default=sha256)),  # another file is another trial
     ]
@@ -175,9 +181,16 @@ def _fields(function: Callable[..., Any], where: str) -> list[tuple[str, type, A
     return found
 
 
-def _default_rate(function: Callable[..., Any]) -> float:
+def _default_rate(function: Callable[..., Any], where: str) -> float | None:
+    """The function's own learning rate, if it has one."""
     default = next(iter(inspect.signature(function).parameters.values())).default
-    return float(default) if isinstance(default, int | float) else Optimizer.learning_rate
+    if not isinstance(default, int | float):
+        return None
+    if not 0 <= default < math.inf:
+        raise BadInput(
+            f"{where}: the default learning_rate={default} must be a non-negative finite number; or give none"
+        )
+    return float(default)
 
 
 def _keeping_shapes(transform: optax.GradientTransformation, where: str) -> optax.GradientTransformation:

@@ -80,7 +80,7 @@ def targets(folder: Path) -> str:
 
 
 def _rows(entries: Mapping[str, Any]) -> list[str]:
-    header = ("workload", "target (validation)", "steps", "set by", "of its seeds reach it", *ALGORITHMS.values())
+    header = ("workload", "target (validation)", "steps", "set by", "seeds that reach it", *ALGORITHMS.values())
     lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
     for name, entry in entries.items():
         tuned = [entry["algorithms"][algorithm] for algorithm in ALGORITHMS]
@@ -90,7 +90,10 @@ def _rows(entries: Mapping[str, Any]) -> list[str]:
             for one in tuned
         ]
         target = f"{entry['metric']} {entry['validation_target']:.4g}"
-        reach = f"{round(entry['hit_probability'] * len(entry['seeds']))} of {len(entry['seeds'])}"
+        seeds = entry.get("hit_seeds") or entry["seeds"]
+        reach = f"{round(entry['hit_probability'] * len(seeds))} of {len(seeds)}" + " (its own)" * (
+            "hit_seeds" not in entry
+        )
         cells = (name, target, entry["steps"], ALGORITHMS[entry["algorithm"]], reach, *shown)
         lines.append(f"| {' | '.join(str(cell) for cell in cells)} |")
     return lines

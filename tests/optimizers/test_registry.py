@@ -17,12 +17,15 @@ import pytest
 from harness import components
 from harness.optimizers import OPTIMIZERS, Optimizer
 from harness.optimizers.base import apply_update
+from harness.optimizers.literature import LITERATURE
+from harness.tuning import default_space
 from workloads.base import BadInput
 
 
 class Row(NamedTuple):
     """family, decoupled: what parametrizations rely on. rate: a learning rate that works on the problem below.
 
+    default: the learning rate of its default in the literature, None where that has none.
     shrink: the loss after STEPS steps is below this share of the first one. uses_rate: whether a constant learning rate
     changes anything.
     """
@@ -30,56 +33,57 @@ class Row(NamedTuple):
     family: str
     decoupled: bool
     rate: float
+    default: float | None
     shrink: float = 0.5
     uses_rate: bool = True
 
 
 STEPS = 100
 ROWS = {
-    "acprop": Row("adam", True, 0.03),
-    "adabelief": Row("adam", False, 0.03),
-    "adadelta": Row("other", False, 10.0),
-    "adafactor": Row("other", False, 0.1),
-    "adagrad": Row("adam", False, 0.3),
-    "adam": Row("adam", False, 0.03),
-    "adamax": Row("adam", False, 0.03),
-    "adamaxw": Row("adam", True, 0.03),
-    "adamw": Row("adam", True, 0.03),
-    "adan": Row("adam", True, 0.03),
-    "ademamix": Row("adam", True, 0.03),
-    "adopt": Row("adam", False, 0.03),
-    "amsgrad": Row("adam", False, 0.03),
-    "cocob": Row("other", False, 1.0, uses_rate=False),
-    "dadapt_adamw": Row("other", False, 1.0, 0.9),
-    "dog": Row("other", False, 1.0, 0.99),
-    "dowg": Row("other", False, 1.0),
-    "fromage": Row("other", False, 0.03),
-    "lamb": Row("other", False, 0.03),
-    "lars": Row("other", False, 10.0),
-    "lion": Row("adam", True, 0.03),
-    "madgrad": Row("other", False, 0.03),
-    "momentum": Row("sgd", False, 0.03),
-    "momo": Row("other", False, 1.0),
-    "momo_adam": Row("other", False, 0.1),
-    "muon": Row("matrix", True, 0.03),
-    "nadam": Row("adam", False, 0.03),
-    "nadamw": Row("adam", True, 0.03),
-    "nesterov": Row("sgd", False, 0.03),
-    "novograd": Row("other", False, 0.03),
-    "optimistic_adam_v2": Row("adam", False, 0.03),
-    "optimistic_gradient_descent": Row("sgd", False, 0.03),
-    "prodigy": Row("other", False, 1.0),
-    "radam": Row("adam", False, 0.03),
-    "rmsprop": Row("adam", False, 0.03),
-    "rprop": Row("other", False, 0.03),
-    "schedule_free_adamw": Row("other", False, 0.03),
-    "schedule_free_sgd": Row("other", False, 0.1),
-    "sgd": Row("sgd", False, 0.1),
-    "sign_sgd": Row("adam", False, 0.03),
-    "signum": Row("adam", False, 0.03),
-    "simplified_ademamix": Row("adam", True, 0.001),
-    "sm3": Row("other", False, 0.3),
-    "yogi": Row("adam", False, 0.03),
+    "acprop": Row("adam", True, 0.03, 1e-3),
+    "adabelief": Row("adam", False, 0.03, 1e-3),
+    "adadelta": Row("other", False, 10.0, 1.0),
+    "adafactor": Row("other", False, 0.1, 1e-2),
+    "adagrad": Row("adam", False, 0.3, 1e-2),
+    "adam": Row("adam", False, 0.03, 1e-3),
+    "adamax": Row("adam", False, 0.03, 2e-3),
+    "adamaxw": Row("adam", True, 0.03, None),
+    "adamw": Row("adam", True, 0.03, 1e-3),
+    "adan": Row("adam", True, 0.03, 1e-3),
+    "ademamix": Row("adam", True, 0.03, 1e-3),
+    "adopt": Row("adam", False, 0.03, 1e-3),
+    "amsgrad": Row("adam", False, 0.03, 1e-3),
+    "cocob": Row("other", False, 1.0, 1.0, uses_rate=False),
+    "dadapt_adamw": Row("other", False, 1.0, 1.0, 0.9),
+    "dog": Row("other", False, 1.0, 1.0, 0.99),
+    "dowg": Row("other", False, 1.0, 1.0),
+    "fromage": Row("other", False, 0.03, 1e-2),
+    "lamb": Row("other", False, 0.03, 1e-3),
+    "lars": Row("other", False, 10.0, None),
+    "lion": Row("adam", True, 0.03, 1e-4),
+    "madgrad": Row("other", False, 0.03, 1e-2),
+    "momentum": Row("sgd", False, 0.03, 0.1),
+    "momo": Row("other", False, 1.0, 1.0),
+    "momo_adam": Row("other", False, 0.1, 1e-2),
+    "muon": Row("matrix", True, 0.03, 0.02),
+    "nadam": Row("adam", False, 0.03, 2e-3),
+    "nadamw": Row("adam", True, 0.03, 0.0017486387539278373),
+    "nesterov": Row("sgd", False, 0.03, 0.1),
+    "novograd": Row("other", False, 0.03, 1e-3),
+    "optimistic_adam_v2": Row("adam", False, 0.03, None),
+    "optimistic_gradient_descent": Row("sgd", False, 0.03, None),
+    "prodigy": Row("other", False, 1.0, 1.0),
+    "radam": Row("adam", False, 0.03, 1e-3),
+    "rmsprop": Row("adam", False, 0.03, 1e-3),
+    "rprop": Row("other", False, 0.03, 0.1),
+    "schedule_free_adamw": Row("other", False, 0.03, 2.5e-3),
+    "schedule_free_sgd": Row("other", False, 0.1, 1.0),
+    "sgd": Row("sgd", False, 0.1, 1e-2),
+    "sign_sgd": Row("adam", False, 0.03, None),
+    "signum": Row("adam", False, 0.03, None),
+    "simplified_ademamix": Row("adam", True, 0.001, None),
+    "sm3": Row("other", False, 0.3, None),
+    "yogi": Row("adam", False, 0.03, 1e-2),
 }
 NAMES = sorted(OPTIMIZERS)
 _QUICK = {"xla_backend_optimization_level": 0}
@@ -111,8 +115,14 @@ def make(name: str, **values: Any) -> Optimizer:
     return OPTIMIZERS[name](learning_rate=ROWS[name].rate, **values)
 
 
+def literature(name: str) -> Optimizer | None:
+    """The optimizer as the literature recommends it."""
+    cls = OPTIMIZERS[name]
+    return None if cls.literature is None else cls(**cls.literature.values)
+
+
 def test_every_registered_optimizer_has_a_row() -> None:
-    assert set(NAMES) == set(ROWS)
+    assert set(NAMES) == set(ROWS) == set(LITERATURE)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -144,6 +154,9 @@ def test_trains_under_jit_with_traced_hyperparameters(name: str) -> None:
     assert first == pytest.approx(float(loss(params)), rel=1e-5)
     assert last < ROWS[name].shrink * first
     other = train(values | {"learning_rate": ROWS[name].rate / 2})
+    default = literature(name)
+    if default is not None and components.erase(default) == erased:  # all but muon's are of the same program
+        assert train(components.traced(default))[1] < first
     assert len(traces) == 1
     moved = any(np.any(a != b) for a, b in zip(jax.tree.leaves(end), jax.tree.leaves(other[2]), strict=True))
     assert moved == ROWS[name].uses_rate
@@ -154,6 +167,40 @@ def test_declares_its_family_and_its_decay(name: str) -> None:
     cls = OPTIMIZERS[name]
     assert (cls.name, cls.family, cls.decoupled_decay) == (name, ROWS[name].family, ROWS[name].decoupled)
     assert all(field.type in (float, float | None, int, bool) for field in fields(cls))
+
+
+NO_DECAY = "no decay, which a logarithmic axis lacks"
+OUTSIDE = {  # (name, axis) of defaults that lie outside the space that is searched: why
+    ("acprop", "weight_decay"): NO_DECAY,
+    ("adan", "weight_decay"): NO_DECAY,
+    ("ademamix", "weight_decay"): NO_DECAY,
+    ("adopt", "b2"): "ADOPT converges with any b2, and recommends a larger one than Adam's, whose axis it is",
+    ("lion", "weight_decay"): NO_DECAY,
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_literatures_default_is_valid_has_a_source_and_lies_where_is_searched(name: str) -> None:
+    cls, default = OPTIMIZERS[name], literature(name)
+    assert ROWS[name].default == (default and default.learning_rate)
+    if default is None or cls.literature is None:
+        assert str(cls.__doc__).endswith("The literature has no default.")
+        return
+    default.validate()
+    assert "learning_rate" in cls.literature.values
+    for key, value in cls.literature.values.items():
+        assert type(getattr(cls(), key)) in (type(value), type(None))
+    assert len(cls.literature.source) > 10
+    assert str(cls.__doc__).endswith(f"Literature: {cls.literature.source}.")
+    axes = default_space(default).axes
+    outside = {key for key, axis in axes.items() if not axis.low <= getattr(default, key) <= axis.high}
+    assert outside == {axis for owner, axis in OUTSIDE if owner == name}
+
+
+def test_fields_keep_the_defaults_that_recorded_trials_have() -> None:
+    for name in ("adamw", "lion", "momentum", "muon", "nadamw", "nesterov", "sgd"):
+        assert OPTIMIZERS[name]().learning_rate == 1e-3
+    assert components.traced(OPTIMIZERS["nadamw"]())["weight_decay"] == 1e-4
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -319,6 +366,26 @@ def test_scales_of_each_leaf(name: str) -> None:
     assert np.array_equal(moved["b1"], plain["b1"])  # decay scale 0, whatever the weight decay
     still = move(rate, nowhere, decay_scale)
     assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(still))
+
+
+def test_muons_second_learning_rate_is_a_peak_that_the_schedule_lowers() -> None:
+    """It moves the vectors, the first one the matrices; at a learning rate of 0 nothing moves."""
+    params, _ = problem()
+    optimizer = make("muon", adam_learning_rate=3e-4)
+    gradient = gradients(params, 1)[0]
+
+    @quick_jit
+    def updates(rate: Any, peak: Any) -> Any:
+        transform = optax.with_extra_args_support(replace(optimizer, learning_rate=peak).build(rate))
+        return transform.update(gradient, transform.init(params), params)[0]
+
+    full, half, still = (updates(*map(np.float32, rates)) for rates in ((0.02, 0.02), (0.01, 0.02), (0.0, 0.0)))
+    np.testing.assert_allclose(
+        np.abs(full["b1"]), 3e-4 * (1 + 0.9 * 0.1 / (1 - 0.9**2)), rtol=1e-4
+    )  # NAdam's first step
+    for leaf in params:
+        np.testing.assert_allclose(half[leaf], full[leaf] / 2, rtol=1e-5)
+        assert np.all(still[leaf] == 0)
 
 
 @pytest.mark.parametrize("name", ["schedule_free_adamw", "schedule_free_sgd"])

@@ -87,6 +87,23 @@ def test_hyperparameters_come_from_the_signature(file):
     assert load_optimizer("lion").name == "lion"
 
 
+def test_a_default_of_the_learning_rate_makes_a_default_for_those_who_do_not_tune(file):
+    made = load_optimizer(f"{file}:make").literature
+    assert made.values == {"learning_rate": 2e-3}
+    assert made.source == "the default of learning_rate in make() of mine.py"
+    without = load_optimizer(f"{file}:reseeds")
+    assert without.literature is None
+    assert without().learning_rate == 1e-3  # as recorded trials have it
+
+
+@pytest.mark.parametrize("rate", ["-1e-3", "float('inf')", "float('nan')"])
+def test_a_default_learning_rate_that_is_none_is_refused(tmp_path, rate):
+    path = tmp_path / "mine.py"
+    path.write_text(f"import optax\n\ndef make(learning_rate={rate}):\n    return optax.sgd(learning_rate)\n")
+    with pytest.raises(BadInput, match=r"default learning_rate=.* non-negative finite number; or give none"):
+        load_optimizer(str(path))
+
+
 def test_it_trains_as_the_registered_one_does(file, tmp_path):
     trials = [
         small_trial(optimizer__learning_rate=5e-3, optimizer__weight_decay=0.0),
