@@ -2,23 +2,25 @@
 
     python -m harness.judge optimizer=my_optimizer.py:make
     python -m harness.judge optimizer=lion baselines=adamw,nadamw profile=standard
-    python -m harness.judge optimizer=my_optimizer.py:make space=space.yaml workloads=language_model points=16 seeds=5
+    python -m harness.judge optimizer=my_optimizer.py:make space=space.yaml workloads=language_model points=16 studies=5
     python -m harness.judge optimizer=lion profile=full hydra/launcher=slurm cluster=gpu     # trains as SLURM job arrays
 
 optimizer: FILE.py:FUNCTION, a function (learning_rate, b1=0.9, ...) that returns an optax transformation, or a registered name.
 baselines: registered names; the first is what speed-ups are over. space: YAML of the optimizer's search space, such as
 `learning_rate: {log: [1e-4, 1e-1]}` (default: by its family), or a list of its points: of one, such as
 `[{learning_rate: 1.0}]`, for an optimizer that tunes itself. profile: quick (10 minutes on 2 CPU cores), standard, full, or a
-YAML file like conf/judge/quick.yaml. workloads: which of the profile's. points, seeds: instead of the profile's. relax: the
-target is the loss that every seed of the best baseline reaches, times 1 + relax.
-hyperparameter_free: also train every method with one configuration for all workloads, its default's and one calibrated on the
-other workloads. target_params, target_tokens, target_batch: the run to be decided about (tokens it sees, and in a step): what
-the joint law says of it, and what share of the model's FLOPs the optimizer's own would be there.
+YAML file like conf/judge/quick.yaml. workloads: which of the profile's. points, studies: instead of the profile's. relax: the
+target is the loss that all runs of the best baseline that set it reach, times 1 + relax.
+hyperparameter_free: also train every method with one configuration for all workloads: its literature's default, where there is
+one (of a user's function: where learning_rate has a default), and one calibrated on the other workloads. target_params,
+target_tokens, target_batch: the run to be decided about (tokens it sees, and in a step): what the joint law says of it, and
+what share of the model's FLOPs the optimizer's own would be there.
 
-Every method tunes with the same number of quasi-random points at every workload, width and horizon; winners are trained again
-on fresh seeds, and only these report. The optimizer and the first baseline also train at learning rates around their best, at
-every width: does it carry over, and what does a wrong one cost? Trials are recorded under results/<name>: the same command goes
-on where it stopped.
+At every workload, width and horizon every method goes through as many studies: each draws its own quasi-random points, as many
+for all, and trains the best again on a fresh seed, and only these report. So intervals know of the luck of tuning, too. Targets
+are set by further runs of the baselines, which are not scored. The optimizer and the first baseline also train at learning
+rates around their best, at every width: does it carry over, and what does a wrong one cost? Trials are recorded under
+results/<name>: the same command goes on where it stopped.
 Writes judge.json, scores.json, report.html, and step_seconds.json, by which steps are timed once only. Exit code 1: the
 optimizer is slower than the first baseline.
 """
@@ -39,7 +41,7 @@ from omegaconf import OmegaConf
 from harness import cli
 from harness.config import CONFIG_DIR, WORKLOADS, schema
 from harness.judging.contest import Arena, Setting, tune
-from harness.judging.findings import judge, timed
+from harness.judging.findings import TARGET_SEEDS, judge, target_runs, timed
 from harness.judging.fixed import fixed_runs
 from harness.judging.rates import OCTAVES, sweeps
 from harness.judging.sections import sections_of
@@ -65,7 +67,7 @@ class JudgeConfig:
     profile: str = "quick"
     workloads: str = ""
     points: int | None = None
-    seeds: int | None = None
+    studies: int | None = None
     relax: float = 0.01
     hyperparameter_free: bool = False
     target_params: float | None = None
@@ -91,7 +93,7 @@ class Entrant:
 @dataclass
 class Profile:
     points: int = 8
-    seeds: int = 3
+    studies: int = 3
     workloads: list[Entrant] = field(default_factory=list)
 
 
@@ -109,7 +111,8 @@ def main(argv: list[str]) -> int:
     if config.hyperparameter_free and len(arena.settings) < 2:
         raise BadInput("hyperparameter_free=true calibrates on the other workloads, so it takes at least two")
     _target(config)
-    name = config.name or "judge_" + "".join(c if c.isalnum() else "_" for c in methods[-1].name)
+    profile = "" if config.profile == JudgeConfig.profile else f"_{Path(config.profile).stem}"
+    name = config.name or "judge_" + "".join(c if c.isalnum() else "_" for c in methods[-1].name) + profile
     place = Workplace.of("judge", argv, name)
     print(_plan(methods, arena, place.store))
     return place.run(lambda: _judge(config, methods, arena, place))
@@ -120,14 +123,16 @@ def _judge(config: JudgeConfig, methods: Sequence[Submission], arena: Arena, pla
     store = place.store
     tuned = tune(methods, arena, place.train)
     around = sweeps(tuned, arena, (methods[0].name, methods[-1].name))
-    fixed = fixed_runs(tuned, arena) if config.hyperparameter_free else []
+    fixed = fixed_runs(tuned, arena, place.train) if config.hyperparameter_free else []
     fresh = [trial for one in tuned for trial in one.trials]
     swept = [trial for sweep in around for trial in sweep.trials.values()]
-    rows = place.train([*fresh, *swept, *(trial for one in fixed for trial in one.trials)])
+    aims = target_runs(tuned, arena)
+    aimed = [trial for trials in aims.values() for trial in trials]
+    rows = place.train([*fresh, *aimed, *swept, *(trial for one in fixed for trial in one.trials)])
     place.settle("step times and the report", measures=not place.is_timed(timed(tuned)))
     times = place.step_times(timed(tuned))
     curves = store.curves([trial.id for trial in fresh])
-    found = judge(tuned, rows, curves, times, config.relax, around, fixed, _target(config))
+    found = judge(tuned, rows, curves, times, aims, config.relax, around, fixed, _target(config))
     store.compact()
     sections = sections_of(found)
     write_json(store.root / "judge.json", found.to_json())
@@ -188,11 +193,11 @@ def _arena(config: JudgeConfig) -> Arena:
             raise BadInput(f"workload '{name}' is not in profile '{config.profile}'. {nearest(name, known)}")
     settings = {e.workload: _settings(e) for e in profile.workloads if not chosen or e.workload in chosen}
     points = profile.points if config.points is None else config.points
-    seeds = profile.seeds if config.seeds is None else config.seeds
-    if points < 2 or seeds < 2:
-        raise BadInput(f"points={points} and seeds={seeds} must be at least 2")
+    studies = profile.studies if config.studies is None else config.studies
+    if points < 2 or studies < 2:
+        raise BadInput(f"points={points} and studies={studies} must be at least 2")
     widths = {entrant.workload: entrant.rate_widths or entrant.widths for entrant in profile.workloads}
-    return Arena(settings, points, seeds, rate_widths=widths)
+    return Arena(settings, points, studies, rate_widths=widths)
 
 
 def _profile(name: str) -> Profile:
@@ -233,9 +238,10 @@ def _settings(entrant: Entrant) -> list[Setting]:
 def _plan(methods: Sequence[Submission], arena: Arena, store: Store) -> str:
     settings = len(arena.all)
     tuned = [len(m.space.listed) if isinstance(m.space, Points) else arena.points for m in methods]
-    tuning, fresh = sum(tuned) * settings, len(methods) * settings * arena.seeds
+    tuning, fresh = sum(tuned) * settings * arena.studies, len(methods) * settings * arena.studies
+    fresh += (len(methods) - 1) * len(arena.settings) * arena.studies * TARGET_SEEDS
     widths = sum(len(arena.rate_widths[name]) for name in arena.settings)
-    around = 2 * widths * len(OCTAVES) * arena.seeds
+    around = 2 * widths * len(OCTAVES) * arena.studies
     lists = {method.name: len(method.space.listed) for method in methods if isinstance(method.space, Points)}
     free = "".join(f"; {name} lists {count} of its own" for name, count in lists.items())
     return (

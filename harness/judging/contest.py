@@ -1,14 +1,17 @@
 """The contest: methods, settings, and the equal tuning of every method at every setting.
 
-A *setting* is a workload at one width and one horizon. At each, every method trains the same number of quasi-random points of
-its own search space on one seed; the best is trained again on fresh seeds, which alone report. A method that tunes itself has
-one point; the steps that it spends on its search are steps of its run.
+A *setting* is a workload at one width and one horizon. At each, every method goes through the same number of *studies*, each
+from the start: it draws quasi-random points of its own search space, trains them on a seed, and trains the best again on fresh
+seeds, which alone report. What differs between studies is thus all that chance has to do with a result: the seeds, and the
+luck of the points that were drawn. Points and seeds are a setting's own, so that this luck averages out over settings; methods
+share them. A method that tunes itself has one point; the steps that it spends on its search are steps of its run.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -20,9 +23,9 @@ from harness.trial import Trial
 from harness.tuning import Points, Space
 from workloads.base import BadInput, Workload
 
-TUNING_SEED = 0
-FIRST_FRESH = 100  # seeds from here on report
-CHUNKS = 25  # longer horizons have as many evaluations a step, so that they share programs
+FIRST_FRESH = 100  # of a setting's thousand seeds, those from here on report; those before tune
+ROUNDS = 3  # of extending axes: all at whose ends optima lie, then twice learning rates alone
+CHUNKS = 50  # shorter horizons have as many evaluations a step, so that they share programs
 
 Rows = Mapping[str, Mapping[str, Any]]  # trial id -> row
 Train = Callable[[Sequence[Trial]], Rows]
@@ -39,17 +42,23 @@ class Setting:
     def name(self) -> str:
         return f"{self.workload.name} width {self.workload.width}, {self.steps} steps"
 
+    @functools.cached_property
+    def first_seed(self) -> int:
+        """Of a thousand that (but for collisions, one in 100,000) no other setting has."""
+        return 1000 * (1 + zlib.crc32(self.name.encode()) % 100_000)
+
 
 @dataclass(frozen=True)
 class Arena:
-    """settings by workload; the first setting of each workload is where it is scored. points, seeds: per method and setting.
-    chunks: evaluations at a workload's shortest horizon. on: what tuning looks at, at the horizon: loss or metric.
-    rate_widths: workload -> widths at which learning rates are swept (default: those of its settings).
+    """settings by workload; the first setting of each workload is where it is scored. points: per method, setting and study.
+    seeds: fresh ones of each study. chunks: evaluations, at least, at a workload's longest horizon. on: what tuning looks at,
+    at the horizon: loss or metric. rate_widths: workload -> widths at which learning rates are swept (default: its settings').
     """
 
     settings: Mapping[str, Sequence[Setting]]
     points: int
-    seeds: int
+    studies: int
+    seeds: int = 1
     chunks: int = CHUNKS
     on: str = "loss"
     rate_widths: Mapping[str, Sequence[int]] = field(default_factory=dict)
@@ -77,19 +86,21 @@ class Arena:
                     "fewer"
                 )
             for setting in self.all:
-                self.trial(method, setting, self.first_points(method)[0], TUNING_SEED).validate()
+                self.trial(method, setting, self.first_points(method, setting, 0)[0], 0).validate()
 
-    def first_points(self, method: Submission) -> list[Mapping[str, float]]:
-        """What a method tries at every setting, before edges are extended."""
+    def first_points(self, method: Submission, setting: Setting, study: int) -> list[Mapping[str, float]]:
+        """What a method tries in a study, before edges are extended."""
         count = len(method.space.listed) if isinstance(method.space, Points) else self.points
-        return list(method.space.points(count, TUNING_SEED))
+        return list(method.space.points(count, setting.first_seed + study))
 
     def trial(self, method: Submission, setting: Setting, values: Mapping[str, float], seed: int) -> Trial:
         """One training run of a method. At a seed all see the same initialisation and, with the same batch size, batches.
 
         A method with a batch size of its own sees as many examples in another number of steps.
         """
-        ratio = setting.steps / self.shortest[setting.workload.name]
+        shortest = self.shortest[setting.workload.name]
+        longest = max(other.steps for other in self.settings[setting.workload.name])
+        chunks = math.ceil(self.chunks * shortest / longest)
         workload = method.workload(setting.workload)
         return Trial(
             workload=workload,
@@ -98,25 +109,48 @@ class Arena:
             parametrization=PARAMETRIZATIONS["sp"](),
             budget=Budget(steps=max(1, round(setting.steps * setting.workload.batch_size / workload.batch_size))),
             seed=seed,
-            evaluations=max(1, round(self.chunks * ratio)),
+            evaluations=max(1, round(chunks * setting.steps / shortest)),
         )
 
 
 @dataclass(frozen=True)
-class Tuned:
-    """A method at a setting. points: every point tried with what it reached (less is better), the best first.
+class Study:
+    """One tuning from the start. points: every point tried with what it reached (less is better), the best first.
     edges: hyperparameter -> end of its axis at which the best one lies. trials: the best point on fresh seeds.
     """
 
-    method: Submission
-    setting: Setting
     points: tuple[tuple[Mapping[str, float], float], ...]
     edges: Mapping[str, str]
     trials: tuple[Trial, ...]
 
+
+@dataclass(frozen=True)
+class Tuned:
+    """A method at a setting."""
+
+    method: Submission
+    setting: Setting
+    studies: tuple[Study, ...]
+
+    @functools.cached_property
+    def points(self) -> tuple[tuple[Mapping[str, float], float], ...]:
+        """Of all studies, the best first."""
+        return tuple(sorted((point for study in self.studies for point in study.points), key=lambda point: point[1]))
+
     @property
     def best(self) -> Mapping[str, float]:
         return self.points[0][0]
+
+    @property
+    def edges(self) -> Mapping[str, str]:
+        """Ends of axes at which the best points of more than half of the studies lie."""
+        found = [edge for study in self.studies for edge in study.edges.items()]
+        return {name: end for name, end in dict.fromkeys(found) if 2 * found.count((name, end)) > len(self.studies)}
+
+    @property
+    def trials(self) -> tuple[Trial, ...]:
+        """The fresh ones of all studies."""
+        return tuple(trial for study in self.studies for trial in study.trials)
 
     @property
     def tokens(self) -> int:
@@ -126,51 +160,87 @@ class Tuned:
         return self.trials[0].tokens
 
 
+@dataclass
+class _Search:
+    """One study of a method at a setting, while it goes on. scores: of what was tried."""
+
+    method: Submission
+    setting: Setting
+    study: int
+    space: Space | Points
+    tried: list[Mapping[str, float]]
+    scores: list[float] = field(default_factory=list)
+
+    @property
+    def best(self) -> Mapping[str, float]:
+        return self.tried[min(range(len(self.scores)), key=self.scores.__getitem__)]
+
+    @property
+    def edges(self) -> dict[str, Literal["low", "high"]]:
+        return self.space.edges(self.best) if isinstance(self.space, Space) else {}
+
+    def extend(self, edges: Sequence[tuple[str, Literal["low", "high"]]], count: int, turn: int) -> None:
+        """Try `count` more points: outside the space so far where these edges make it longer, or else inside it."""
+        if isinstance(self.space, Space):
+            wider = self.space.widened(edges)
+            seed = self.setting.first_seed + self.study + FIRST_FRESH * (1 + turn)
+            self.tried += wider.more_points(self.space, len(self.tried), count, seed)
+            self.space = wider
+
+
 def tune(methods: Sequence[Submission], arena: Arena, train: Train) -> list[Tuned]:
-    """Every method at every setting. Edges at which any method's best point lies are extended for all that have the axis, and
-    all try as many more points, outside the space that they had; methods without such an axis inside theirs.
+    """Every method at every setting. Edges at which any method's best point of a study lies are extended for all that have the
+    axis, and all try as many more points, outside the space that they had; methods without such an axis inside theirs. Where a
+    best learning rate then lies at the new end, again.
 
     A submission that lists its points, such as the one point of an optimizer that tunes itself, has these and no others.
     """
-    tried = {(m.name, s.name): arena.first_points(m) for m in methods for s in arena.all}
-    scores = _scores(methods, arena, tried, train)
-    spaces = {}
-    for setting in arena.all:
-        found = {edge for m in methods for edge in _edges(m.space, _best(tried, scores, m, setting)).items()}
-        more = len(found) * max(2, arena.points // 4)
-        for method in methods:
-            key = (method.name, setting.name)
-            if isinstance(method.space, Space):
-                spaces[key] = method.space.widened(sorted(found))
-                tried[key] += spaces[key].more_points(method.space, arena.points, more, TUNING_SEED)
-    scores = _scores(methods, arena, tried, train)
+    groups = [
+        [_Search(m, s, study, m.space, arena.first_points(m, s, study)) for m in methods]
+        for s in arena.all
+        for study in range(arena.studies)
+    ]
+    _train(groups, arena, train)
+    for turn in range(ROUNDS):
+        extended = False
+        for group in groups:
+            found = {edge for one in group for edge in one.edges.items() if turn == 0 or edge[0] == "learning_rate"}
+            for one in group:
+                one.extend(sorted(found), len(found) * max(2, arena.points // 4), turn)
+            extended |= bool(found)
+        if not extended:
+            break
+        _train(groups, arena, train)
+    searches = [one for group in groups for one in group]
     return [
-        _tuned(method, setting, arena, spaces.get((method.name, setting.name), method.space), tried, scores)
+        Tuned(
+            method,
+            setting,
+            tuple(_study(one, arena) for one in searches if (one.method, one.setting) == (method, setting)),
+        )
         for setting in arena.all
         for method in methods
     ]
 
 
-def _edges(space: Space | Points, point: Mapping[str, float]) -> dict[str, Literal["low", "high"]]:
-    return space.edges(point) if isinstance(space, Space) else {}
+def _train(groups: Sequence[Sequence[_Search]], arena: Arena, train: Train) -> None:
+    """Sets scores: validation loss (or metric, its sign such that less is better) of every point; infinite if it diverged."""
+    trials = [
+        (one, [arena.trial(one.method, one.setting, point, one.setting.first_seed + one.study) for point in one.tried])
+        for group in groups
+        for one in group
+    ]
+    rows = train([trial for _, mine in trials for trial in mine])
+    for one, mine in trials:
+        one.scores = [_badness(rows[trial.id], trial.workload, arena.on) for trial in mine]
 
 
-def _scores(
-    methods: Sequence[Submission],
-    arena: Arena,
-    tried: Mapping[tuple[str, str], Sequence[Mapping[str, float]]],
-    train: Train,
-) -> dict[tuple[str, str], list[float]]:
-    """Validation loss (or metric, its sign such that less is better) of every point tried; infinite where it diverged."""
-    trials = {
-        (m.name, s.name): [arena.trial(m, s, point, TUNING_SEED) for point in tried[m.name, s.name]]
-        for m in methods
-        for s in arena.all
-    }
-    rows = train([trial for group in trials.values() for trial in group])
-    return {
-        key: [_badness(rows[trial.id], trial.workload, arena.on) for trial in group] for key, group in trials.items()
-    }
+def _study(one: _Search, arena: Arena) -> Study:
+    order = sorted(range(len(one.scores)), key=one.scores.__getitem__)
+    points = tuple((one.tried[i], one.scores[i]) for i in order)
+    first = one.setting.first_seed + FIRST_FRESH + one.study * arena.seeds
+    trials = tuple(arena.trial(one.method, one.setting, one.best, first + k) for k in range(arena.seeds))
+    return Study(points, one.edges, trials)
 
 
 def _badness(row: Mapping[str, Any], workload: Workload, on: str) -> float:
@@ -178,33 +248,6 @@ def _badness(row: Mapping[str, Any], workload: Workload, on: str) -> float:
     if value is None or not math.isfinite(value):
         return math.inf
     return -float(value) if on == "metric" and workload.metric.direction == "maximize" else float(value)
-
-
-def _best(
-    tried: Mapping[tuple[str, str], Sequence[Mapping[str, float]]],
-    scores: Mapping[tuple[str, str], Sequence[float]],
-    method: Submission,
-    setting: Setting,
-) -> Mapping[str, float]:
-    key = (method.name, setting.name)
-    return tried[key][min(range(len(scores[key])), key=scores[key].__getitem__)]
-
-
-def _tuned(
-    method: Submission,
-    setting: Setting,
-    arena: Arena,
-    space: Space | Points,
-    tried: Mapping[tuple[str, str], Sequence[Mapping[str, float]]],
-    scores: Mapping[tuple[str, str], Sequence[float]],
-) -> Tuned:
-    """space: with its edges extended."""
-    key = (method.name, setting.name)
-    order = sorted(range(len(scores[key])), key=scores[key].__getitem__)
-    points = tuple((tried[key][i], scores[key][i]) for i in order)
-    best = points[0][0]
-    trials = tuple(arena.trial(method, setting, best, FIRST_FRESH + k) for k in range(arena.seeds))
-    return Tuned(method, setting, points, _edges(space, best), trials)
 
 
 def best_of(values: Sequence[float], k: int) -> float:

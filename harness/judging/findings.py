@@ -1,10 +1,13 @@
-"""What a contest found: from the fresh seeds' rows and curves to scores, speed-ups, laws and overheads."""
+"""What a contest found: from the fresh seeds' rows and curves to scores, speed-ups, laws and overheads.
+
+A study's fresh run stands for all that the study did, so every interval over studies is over the luck of tuning, too.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -14,7 +17,7 @@ import pyarrow as pa
 from harness.engine.cost import StepTime
 from harness.engine.update_flops import update_flops
 from harness.judging.charged import Charged, charged
-from harness.judging.contest import Rows, Setting, Tuned, best_of
+from harness.judging.contest import Arena, Rows, Setting, Tuned, best_of
 from harness.judging.fixed import Fixed, Untuned, untuned
 from harness.judging.joint import Joint, Point, fit_joint
 from harness.judging.rates import Rates, Sweep, rates_of
@@ -29,6 +32,8 @@ from workloads.base import BadInput
 
 MOMENTS = (0.25, 0.5, 0.75, 1.0)  # shares of the horizon at which methods are ranked
 EXTRAPOLATED = (1, 4, 16)  # times the largest size
+FIRST_TARGET = 800  # of a setting's seeds, those from here on set its target
+TARGET_SEEDS = 2  # of each study
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,15 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Goal:
+    """Validation loss to reach on a workload, whose runs it is of, and the share of that baseline's scored runs that do."""
+
+    loss: float
+    baseline: str
+    hit_probability: float
+
+
+@dataclass(frozen=True)
 class Verdict:
     """One workload: speed-ups at every size and horizon, over all of them, and with size."""
 
@@ -59,10 +73,10 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Findings:
-    """tuned: every method at every setting. losses: (method, setting name) -> fresh seeds' final losses (K,), NaN: diverged.
+    """tuned: every method at every setting. losses: (method, setting name) -> studies' final losses (K,), NaN: diverged.
 
-    methods: the baselines first, the judged one last. targets: workload -> (target, share of the first baseline's own runs that
-    met it). moments: setting name -> (moments, methods) mean losses along the way.
+    methods: the baselines first, the judged one last. moments: setting name -> (moments, methods, K) losses along the way.
+    to_target: (method, workload) -> median over studies of the steps and the seconds to the target.
     """
 
     methods: tuple[str, ...]
@@ -72,7 +86,8 @@ class Findings:
     overall: Overall
     scores: Scores
     step_scores: Scores
-    targets: Mapping[str, tuple[float, float]]
+    targets: Mapping[str, Goal]
+    to_target: Mapping[tuple[str, str], tuple[float, float]]
     costs: Mapping[tuple[str, str], Cost]
     moments: Mapping[str, np.ndarray]
     rates: tuple[Rates, ...]
@@ -108,14 +123,19 @@ class Findings:
                     }
                     for one in self.verdicts
                 },
-                "targets": {name: {"target": t, "hit_probability": p} for name, (t, p) in self.targets.items()},
+                "targets": {name: vars(goal) for name, goal in self.targets.items()},
+                "to_target": [
+                    {"method": method, "workload": name, "steps": steps, "seconds": seconds}
+                    for (method, name), (steps, seconds) in self.to_target.items()
+                ],
+                "scores_in_steps": self.step_scores.to_json(),
                 "tuning": [
                     {
                         "method": one.method.name,
                         "setting": one.setting.name,
                         "best": dict(one.best),
                         "at_edge": dict(one.edges),
-                        "losses": [loss for _, loss in one.points],
+                        "studies": [[loss for _, loss in study.points] for study in one.studies],
                         "fresh_losses": self.losses[one.method.name, one.setting.name],
                     }
                     for one in self.tuned
@@ -136,18 +156,25 @@ def judge(
     rows: Rows,
     curves: pa.Table,
     times: Mapping[str, Sequence[StepTime]],
+    aims: Mapping[tuple[str, str], Sequence[Trial]],
     relax: float,
     sweeps: Sequence[Sweep] = (),
     fixed: Sequence[Fixed] = (),
     target: Target | None = None,
 ) -> Findings:
-    """Everything that is reported, from fresh seeds. relax: how much easier than the best baseline's worst seed targets are.
+    """Everything that is reported, from fresh seeds.
 
-    times: a step's, of each group of `timed`. rows: also of the trials of sweeps (other learning rates) and of fixed (one
+    times: a step's, of each group of `timed`. aims: of `target_runs`; the target is what the worst of the best baseline's
+    reaches, relaxed by this share. rows: also of the trials of aims, of sweeps (other learning rates) and of fixed (one
     configuration for all workloads).
     """
     methods = tuple(dict.fromkeys(one.method.name for one in tuned))
-    losses = {(o.method.name, o.setting.name): np.array([_final(rows[t.id]) for t in o.trials]) for o in tuned}
+    losses = {
+        (one.method.name, one.setting.name): np.array(
+            [np.mean([_final(rows[trial.id]) for trial in study.trials]) for study in one.studies]
+        )
+        for one in tuned
+    }
     sizes = {o.setting.workload: float(rows[o.trials[0].id]["params"]) for o in tuned}
     workloads = dict.fromkeys(one.setting.workload.name for one in tuned)
     rng = np.random.default_rng(0)
@@ -159,7 +186,9 @@ def judge(
         here = [one for one in tuned if one.setting == setting]
         for one, step in zip(here, times[name], strict=True):
             costs[one.method.name, setting.name] = _cost(one, sizes[setting.workload], step)
-    targets = _targets(losses, methods, scored, relax)
+    targets = _targets(aims, rows, losses, methods, scored, relax)
+    scores = _scores(tuned, scored, targets, evaluated, {key: cost.step for key, cost in costs.items()})
+    step_scores = _scores(tuned, scored, targets, evaluated, _examples(tuned))
     asked = (
         [
             at_target(target, one.method.name, one.setting.workload, one.trials[0].optimizer, verdict.joint)
@@ -175,10 +204,11 @@ def judge(
         tuned=tuple(tuned),
         losses=losses,
         verdicts=verdicts,
-        overall=overall([entry for one in verdicts for entry in one.speed_ups]),
-        scores=_scores(tuned, scored, targets, evaluated, {key: cost.step for key, cost in costs.items()}),
-        step_scores=_scores(tuned, scored, targets, evaluated, _examples(tuned)),
+        overall=_doubted(overall({one.workload: one.speed_ups for one in verdicts}), methods, tuned),
+        scores=scores,
+        step_scores=step_scores,
         targets=targets,
+        to_target=_to_target(scores, step_scores),
         costs=costs,
         moments={s.name: _moments(methods, tuned, s, evaluated) for s in dict.fromkeys(o.setting for o in tuned)},
         rates=tuple(rates_of(sweep, rows) for sweep in sweeps),
@@ -187,6 +217,25 @@ def judge(
         at_target=tuple(asked),
         charged=tuple(charged(tuned)),
     )
+
+
+def target_runs(tuned: Sequence[Tuned], arena: Arena) -> dict[tuple[str, str], tuple[Trial, ...]]:
+    """(baseline, workload) -> runs at the setting where it is scored that set its target: every study's best point on seeds
+    that do not report. The last method is the judged one.
+    """
+    judged, scored = tuned[-1].method.name, _scored(tuned)
+    return {
+        (one.method.name, name): tuple(
+            arena.trial(
+                one.method, setting, study.points[0][0], setting.first_seed + FIRST_TARGET + TARGET_SEEDS * i + k
+            )
+            for i, study in enumerate(one.studies)
+            for k in range(TARGET_SEEDS)
+        )
+        for name, setting in scored.items()
+        for one in tuned
+        if one.setting == setting and one.method.name != judged
+    }
 
 
 def timed(tuned: Sequence[Tuned]) -> dict[str, list[Sequence[Trial]]]:
@@ -208,8 +257,9 @@ def _reference(
     """Workload -> the first baseline's median loss, or if it diverged the best baseline's, of those that have one."""
     found = {}
     for name, setting in scored.items():
-        first = losses[methods[0], setting.name]
-        found[name] = first if np.isfinite(first).any() else _best_baseline(losses, methods, setting)
+        mine = {method: losses[method, setting.name] for method in methods[:-1]}
+        first = mine[methods[0]]
+        found[name] = first if np.isfinite(first).any() else mine[_best_baseline(mine)]
     return {name: float(np.nanmedian(values)) for name, values in found.items() if np.isfinite(values).any()}
 
 
@@ -252,7 +302,9 @@ def _verdict(
         joint = fit_joint(_points(name, methods, tuned, losses, sizes), methods[0], rng)
     except BadInput as error:
         notes.append(f"joint law: {error}")
-    return Verdict(name, tuple(found), overall(found), survives_scale(found), joint, "; ".join(notes))
+    at = {size: [one for one in found if one.size == size] for size in sorted({one.size for one in found})}
+    by_size = {f"{size:,.0f} parameters": group for size, group in at.items()}
+    return Verdict(name, tuple(found), overall(by_size), survives_scale(found), joint, "; ".join(notes))
 
 
 def _points(
@@ -264,7 +316,7 @@ def _points(
 ) -> list[Point]:
     mine = [one for one in tuned if one.setting.workload.name == name]
     table = np.array([np.log(losses[one.method.name, one.setting.name]) for one in mine])
-    spread = table[np.isfinite(table).all(axis=1)].var(axis=1, ddof=1)
+    spread = table[np.isfinite(table).all(axis=1)].var(axis=1, ddof=1)  # of studies
     noise = math.sqrt(float(spread.mean()) / table.shape[1]) if spread.size else math.nan
     return [
         Point(
@@ -279,29 +331,52 @@ def _points(
 
 
 def _targets(
-    losses: Mapping[tuple[str, str], np.ndarray], methods: Sequence[str], scored: Mapping[str, Setting], relax: float
-) -> dict[str, tuple[float, float]]:
-    """Workload -> (validation loss to reach, share of the best baseline's own runs that do): what the worst of its seeds
-    reaches, relaxed. Without the workloads on which every baseline diverged; raises BadInput if these are all.
+    aims: Mapping[tuple[str, str], Sequence[Trial]],
+    rows: Rows,
+    losses: Mapping[tuple[str, str], np.ndarray],
+    methods: Sequence[str],
+    scored: Mapping[str, Setting],
+    relax: float,
+) -> dict[str, Goal]:
+    """Of every workload, from runs that are not scored: what the worst of the best baseline's reaches, relaxed.
 
-    At its median half of its own runs, and of an equal's, would miss, and scores of few seeds would be tosses of a coin.
+    Without the workloads on which every baseline diverged; raises BadInput if these are all. At the median half of its runs,
+    and of an equal's, would miss, and scores of few studies would be tosses of a coin.
     """
     found = {}
     for name, setting in scored.items():
-        best = _best_baseline(losses, methods, setting)
-        if np.isfinite(best).any():
-            target = float(np.nanmax(best)) * (1 + relax)
-            found[name] = target, float(np.mean(best <= target))
+        finals = {m: np.array([_final(rows[trial.id]) for trial in aims[m, name]]) for m in methods[:-1]}
+        best = _best_baseline(finals)
+        if np.isfinite(finals[best]).any():
+            target = float(np.nanmax(finals[best])) * (1 + relax)
+            found[name] = Goal(target, best, float(np.mean(losses[best, setting.name] <= target)))
     if not found:
         raise BadInput(f"every baseline diverged on {', '.join(scored)}; choose other baselines=, or set more points=")
     return found
 
 
-def _best_baseline(
-    losses: Mapping[tuple[str, str], np.ndarray], methods: Sequence[str], setting: Setting
-) -> np.ndarray:
-    baselines = [losses[method, setting.name] for method in methods[:-1]]
-    return min(baselines, key=lambda values: np.nanmedian(values) if np.isfinite(values).any() else math.inf)
+def _best_baseline(finals: Mapping[str, np.ndarray]) -> str:
+    """The one with the least median loss of those that have one; the first, if none has."""
+    return min(finals, key=lambda name: np.nanmedian(finals[name]) if np.isfinite(finals[name]).any() else math.inf)
+
+
+def _to_target(scores: Scores, step_scores: Scores) -> dict[tuple[str, str], tuple[float, float]]:
+    """(method, workload) -> median over studies of the steps and the seconds to the target; infinite: missed."""
+    return {
+        (method, name): (float(step_scores.medians[i, c]), float(scores.medians[i, c]))
+        for i, method in enumerate(scores.submissions)
+        for c, name in enumerate(scores.base)
+    }
+
+
+def _doubted(found: Overall, methods: Sequence[str], tuned: Sequence[Tuned]) -> Overall:
+    """Undecided where the side that lost was not tuned to the end: its best learning rates lie at an end of their axis."""
+    loser = {"faster": methods[0], "slower": methods[-1]}.get(found.verdict)
+    stuck = [one.setting.name for one in tuned if one.method.name == loser and "learning_rate" in one.edges]
+    if not stuck:
+        return found
+    why = f"{loser}'s best learning rates lie at the end of its search space, extended as it was, at {', '.join(stuck)}"
+    return replace(found, verdict="undecided", reason=f"{found.reason} But {why}: it may not be tuned.")
 
 
 def _examples(tuned: Sequence[Tuned]) -> dict[tuple[str, str], StepTime]:
@@ -317,11 +392,11 @@ def _examples(tuned: Sequence[Tuned]) -> dict[tuple[str, str], StepTime]:
 def _scores(
     tuned: Sequence[Tuned],
     scored: Mapping[str, Setting],
-    targets: Mapping[str, tuple[float, float]],
+    targets: Mapping[str, Goal],
     evaluated: Evaluations,
     times: Mapping[tuple[str, str], StepTime],
 ) -> Scores:
-    """Time to target of every fresh seed, each a study, scored; times: of a step, or what it counts as."""
+    """Time to target of every study, scored; times: of a step, or what it counts as."""
     columns: dict[str, list[Any]] = {
         key: [] for key in ("submission", "study", "workload", "trial", "hit_index", "seconds", "time_rel_stderr")
     }
@@ -330,10 +405,10 @@ def _scores(
         if name not in targets or one.setting != scored[name]:
             continue
         step = times[one.method.name, one.setting.name]
-        for trial in one.trials:
+        for k, trial in enumerate(one.trials, 1):
             steps, values = evaluated.get(trial.id, (np.zeros(0), np.zeros(0)))
-            hit = first_hit(values, steps * step.seconds, targets[name][0], "minimize")
-            entry = (one.method.name, f"seed {trial.seed}", name, "trial_1", hit.index, hit.time, step.rel_stderr)
+            hit = first_hit(values, steps * step.seconds, targets[name].loss, "minimize")
+            entry = (one.method.name, f"study_{k}", name, "trial_1", hit.index, hit.time, step.rel_stderr)
             for key, value in zip(columns, entry, strict=True):
                 columns[key].append(value)
     table = Trials(**{key: np.array(values) for key, values in columns.items()})
@@ -353,17 +428,16 @@ def _cost(one: Tuned, size: float, step: StepTime) -> Cost:
 
 
 def _moments(methods: Sequence[str], tuned: Sequence[Tuned], setting: Setting, evaluated: Evaluations) -> np.ndarray:
-    """(moments, methods) mean validation loss at shares of the horizon; NaN where a seed has none."""
-    found = np.full((len(MOMENTS), len(methods)), np.nan)
+    """(moments, methods, K) validation loss of every study at shares of the horizon; NaN where it has none."""
+    runs = max(len(one.trials) for one in tuned if one.setting == setting)
+    found = np.full((len(MOMENTS), len(methods), runs), np.nan)
     for one in tuned:
         if one.setting != setting:
             continue
         for i, share in enumerate(MOMENTS):
-            values = []
-            for trial in one.trials:
+            for k, trial in enumerate(one.trials):
                 steps, losses = evaluated.get(trial.id, (np.zeros(0), np.zeros(0)))
                 at = np.flatnonzero(steps <= share * trial.horizon + 0.5)
                 ended = steps.size and steps[-1] < trial.horizon and share * trial.horizon > steps[-1]  # it diverged
-                values.append(losses[at[-1]] if at.size and not ended else np.nan)
-            found[i, methods.index(one.method.name)] = np.mean(values)
+                found[i, methods.index(one.method.name), k] = losses[at[-1]] if at.size and not ended else np.nan
     return found

@@ -32,7 +32,7 @@ class Joint:
     """L = E + A / (a N)^alpha + B / (b D)^beta, with a = b = 1 for the baseline.  Own, after Hoffmann et al. 2022, eq. 10.
 
     draws: (m, parameters) refits to redrawn losses, in the order of `names`. largest: size that it was fitted to.
-    per_parameter: the most tokens per parameter.
+    per_parameter: the most tokens per parameter. sizes: how many it was fitted to.
     """
 
     methods: tuple[str, ...]
@@ -41,6 +41,23 @@ class Joint:
     draws: np.ndarray
     largest: float
     per_parameter: float
+    sizes: int
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Why not to trust what it extrapolates to."""
+        low, high = _bounds(len(self.names))
+        margin = 1e-3 * np.minimum(high - low, 1.0)
+        at = [
+            name
+            for name, v, a, b, m in zip(self.names, self.values, low, high, margin, strict=True)
+            if v < a + m or v > b - m
+        ]
+        found = [f"the fit ends at the bound of {', '.join(at)}, which these runs do not identify"] * bool(at)
+        found += ["it is fitted to two sizes, which tell no exponent of size from a floor; give three"] * (
+            self.sizes < 3
+        )
+        return tuple(found)
 
     def speed_up(self, method: str, size: float, horizon: float) -> tuple[float, tuple[float, float]]:
         """Extrapolated speed-up of a method at a size and horizon, with its 95% interval over the redraws; infinite where the
@@ -97,7 +114,7 @@ def fit_joint(points: Sequence[Point], baseline: str, rng: np.random.Generator) 
         y = table["y"] + scatter * table["s"] * rng.standard_normal(len(points))
         draws.append(_least_squares(found.x, table, y).x)
     per_parameter = max(point.horizon / point.size for point in points)
-    return Joint(methods, names, found.x, np.array(draws), max(sizes), per_parameter)
+    return Joint(methods, names, found.x, np.array(draws), max(sizes), per_parameter, len(sizes))
 
 
 def _least_squares(start: np.ndarray, table: Mapping[str, np.ndarray], y: np.ndarray) -> Any:
@@ -108,12 +125,17 @@ def _least_squares(start: np.ndarray, table: Mapping[str, np.ndarray], y: np.nda
         loss = p[0] + np.exp(p[1] - p[2] * (table["n"] + own[:, 0])) + np.exp(p[3] - p[4] * (table["d"] + own[:, 1]))
         return (np.log(loss) - y) / table["s"]
 
-    low = np.full(len(start), -np.inf)
+    low, high = _bounds(len(start))
+    return least_squares(residuals, np.clip(start, low + 1e-9, high), bounds=(low, high), x_scale="jac", max_nfev=200)
+
+
+def _bounds(parameters: int) -> tuple[np.ndarray, np.ndarray]:
+    """Least and most of every parameter."""
+    low, high = np.full(parameters, -np.inf), np.full(parameters, np.inf)
     low[[0, 2, 4]] = (0.0, 0.01, 0.01)
-    high = np.full(len(start), np.inf)
     high[[2, 4]] = 3.0
     low[5:], high[5:] = -5.0, 5.0
-    return least_squares(residuals, np.clip(start, low + 1e-9, high), bounds=(low, high), x_scale="jac", max_nfev=200)
+    return low, high
 
 
 def _speed_up(p: np.ndarray, size: float, horizon: float) -> float:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.judging.contest import FIRST_FRESH, Arena, Rows, Setting, Tuned
+from harness.judging.contest import Arena, Rows, Setting, Tuned
 from harness.parametrizations import PARAMETRIZATIONS
 from harness.parametrizations.base import Parametrization
 from harness.transfer.learning_rate import Transfer, learning_rate_transfer
@@ -22,8 +22,8 @@ from harness.trial import Trial
 from workloads.base import BadInput
 
 OCTAVES = (-3, -2, -1, 0, 1, 2, 3)
-FIRST_SEED = FIRST_FRESH + 50
-"""Seeds that neither chose a learning rate nor report losses."""
+FIRST_SEED = 150
+"""Seeds that neither chose a learning rate nor report losses: below every setting's."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,12 @@ def sweeps(tuned: Sequence[Tuned], arena: Arena, methods: Sequence[str]) -> list
 
 def _sweep(one: Tuned, arena: Arena, settings: Sequence[Setting]) -> Sweep:
     parametrization = _parametrization(one)
+    best = one.method.optimizer(**one.best).learning_rate
     trials = {}
     for setting in settings:
         for octave in OCTAVES:
-            values = {**one.best, "learning_rate": one.trials[0].optimizer.learning_rate * 2.0**octave}
-            for seed in range(FIRST_SEED, FIRST_SEED + arena.seeds):
+            values = {**one.best, "learning_rate": best * 2.0**octave}
+            for seed in range(FIRST_SEED, FIRST_SEED + arena.studies):
                 trial = replace(arena.trial(one.method, setting, values, seed), parametrization=parametrization)
                 trials[setting.workload.width, octave, seed] = trial
     return Sweep(one.setting.workload.name, one.method.name, parametrization.name, trials)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
+from scipy import stats
 
 from harness.judging.charged import Charged
 from harness.judging.findings import EXTRAPOLATED, MOMENTS, Findings, Verdict, expected_best
@@ -14,12 +15,14 @@ from harness.judging.rates import OCTAVES
 from harness.laws.plots import Layer, Plot
 from harness.laws.procedures.base import Table
 from harness.report.document import Section
-from harness.report.scored import ratio_section, score_section
+from harness.report.scored import left_out_section, pairs_section, ratio_section, score_section
+from harness.tuning import Space
 
 CONDITIONAL = (
-    "Verdicts are conditional on these workloads, sizes and durations. Speed-ups are in training steps (of equal batches), at "
-    "the end of fully decayed runs; what a step costs stands apart, because a proxy's step-time overhead does not carry over "
-    "to large models."
+    "Verdicts are conditional on these workloads, sizes and durations, and on tuning with as many points as here. Intervals "
+    "are over studies, each of which draws its points anew, so they know of the luck of tuning. Speed-ups are in training "
+    "steps (of equal batches), at the end of fully decayed runs; what a step costs stands apart, because a proxy's step-time "
+    "overhead does not carry over to large models."
 )
 
 
@@ -27,7 +30,10 @@ def sections_of(found: Findings) -> list[Section]:
     """The page, from the verdict to the tuning."""
     parts = [_verdict(found), *(_workload(found, one) for one in found.verdicts)]
     scored = score_section(found.scores)
-    parts += [scored, ratio_section(found.scores), _costs(found)]
+    parts += [scored, _to_target(found), pairs_section(found.scores)]
+    if len(found.scores.base) > 1:
+        parts.append(left_out_section(found.scores))
+    parts += [ratio_section(found.scores), _costs(found)]
     if found.target is not None:
         parts.insert(1, _at_target(found))
     if found.rates:
@@ -46,8 +52,12 @@ def _verdict(found: Findings) -> Section:
         ("score, in time", _score(found, steps=False)),
         ("score, in steps", _score(found, steps=True)),
         *(
-            (f"target, {name}", f"validation loss {target:.4g}; {100 * share:.0f}% of the baseline's own seeds reach it")
-            for name, (target, share) in found.targets.items()
+            (
+                f"target, {name}",
+                f"validation loss {goal.loss:.4g}, set by other runs of {goal.baseline}, "
+                f"{100 * goal.hit_probability:.0f}% of whose scored ones reach it",
+            )
+            for name, goal in found.targets.items()
         ),
     ]  # fmt: skip
     warnings = []
@@ -56,8 +66,8 @@ def _verdict(found: Findings) -> Section:
     if edges:
         names = ", ".join(f"{one.method.name} at {one.setting.name}" for one in edges[:4])
         warnings.append(
-            f"{len(edges)} best learning rates lie at the end of the search space even after it was extended ({names}): "
-            "widen it with space=FILE."
+            f"{len(edges)} best learning rates lie at the end of the search space even after it was extended ({names}): widen "
+            "it with space=FILE; a baseline's is that of a FILE.py:FUNCTION with a SPACE of its own."
         )
     if others:
         warnings.append(f"Also at the end of an axis after it was extended: {', '.join(others)}. Tuning says where.")
@@ -66,7 +76,29 @@ def _verdict(found: Findings) -> Section:
 
 def _score(found: Findings, steps: bool) -> str:
     scores = found.step_scores if steps else found.scores
-    return ", ".join(f"{scores.submissions[i]} {scores.scores[i]:.3f}" for i in scores.order)
+    return ", ".join(
+        f"{scores.submissions[i]} {scores.scores[i]:.3f} [{scores.ci95[i, 0]:.3f}, {scores.ci95[i, 1]:.3f}]"
+        for i in scores.order
+    )
+
+
+def _to_target(found: Findings) -> Section:
+    """Steps and time to every workload's target."""
+    first = found.methods[0]
+    rows = []
+    for (method, name), (steps, seconds) in found.to_target.items():
+        base = found.to_target[first, name]
+        over = [
+            own / other if math.isfinite(own / other) else math.nan
+            for own, other in zip((steps, seconds), base, strict=True)
+        ]
+        rows.append((name, method, steps, over[0], seconds, over[1]))
+    header = ("workload", "method", "steps", f"over {first}", "seconds", f"over {first}")
+    text = (
+        "Medians over the studies at each workload's largest size and longest horizon; a study that misses the target takes "
+        "forever. Steps are of the workload's batch size."
+    )
+    return Section("To the target", text, (), (Table("Steps and time to target", header, tuple(rows)),))
 
 
 def _workload(found: Findings, one: Verdict) -> Section:
@@ -86,9 +118,11 @@ def _workload(found: Findings, one: Verdict) -> Section:
         ("over all settings", f"{one.overall.verdict}: {one.overall.reason}"),
         ("with size", f"{one.scale[0]}: {one.scale[1]}"),
     ]
-    warnings = (one.note,) if one.note else ()
+    warnings = [one.note] if one.note else []
+    if one.joint is not None:
+        warnings += [f"Extrapolated by the joint law: {doubt}." for doubt in one.joint.doubts]
     plots = [_speed_up_plot(one), _loss_plot(found, one.workload, losses)]
-    return Section(one.workload, "", tuple(facts), tuple(tables), tuple(p for p in plots if p.layers), warnings)
+    return Section(one.workload, "", tuple(facts), tuple(tables), tuple(p for p in plots if p.layers), tuple(warnings))
 
 
 def _joint(found: Findings, one: Verdict) -> Table:
@@ -112,7 +146,7 @@ def _speed_up_plot(one: Verdict) -> Plot:
             size, value = np.array([e.size for e in here]), np.array([e.value for e in here])
             low, high = (np.array([e.ci95[k] for e in here]) for k in (0, 1))
             layers.append(Layer(f"{horizon:,.0f} tokens", size, value, low, high))
-    caption = "Speed-up in steps with 95% intervals over seeds; 1 is the baseline."
+    caption = "Speed-up in steps with 95% intervals over studies; 1 is the baseline."
     return Plot(
         f"speed_up_{one.workload}",
         f"{one.workload}: speed-up by size",
@@ -135,7 +169,7 @@ def _loss_plot(found: Findings, workload: str, tuned: list) -> Plot:  # type: ig
         steps = np.array([float(one.setting.steps) for one in mine])
         if ok.any():
             layers.append(Layer(method, steps[ok], values[ok].mean(1), values[ok].min(1), values[ok].max(1), "line"))
-    caption = f"Final validation loss against the horizon at width {max(widths)}: mean and range of the fresh seeds."
+    caption = f"Final validation loss against the horizon at width {max(widths)}: mean and range of the studies."
     return Plot(
         f"loss_{workload}",
         f"{workload}: loss by horizon",
@@ -246,38 +280,59 @@ def _untuned(found: Findings, one: Untuned) -> Section:
     excess = tuple((c.method, c.kind, math.exp(c.mean) - 1, int(np.isnan(c.excess).sum())) for c in one.contestants)
     rows = tuple((c.first, c.second, c.ratio, c.ci95) for c in one.comparisons)
     chosen = tuple(
-        (run.method, run.kind, run.workload, ", ".join(f"{key}={value:.3g}" for key, value in run.values.items()))
+        (
+            *(run.method, run.kind, run.workload),
+            ", ".join(f"{key}={value:.3g}" for key, value in run.values.items()),
+            run.source,
+        )
         for run in one.runs
     )
     text = (
-        "One configuration for all workloads. Calibrated: the tried point that is best on the other workloads. Excess: of the "
-        f"loss over that of {found.methods[0]} tuned on each workload, geometric mean; a diverged run counts as e."
+        "One configuration for all workloads. Default: the literature's. Calibrated: of points that are the same on all "
+        "workloads the one that is best on the others. Excess: of the loss over that of "
+        f"{found.methods[0]} tuned on each workload, geometric mean; a diverged run counts as e."
     )
+    if one.without_default:
+        text += f" No default: of {', '.join(one.without_default)} neither the literature nor its own file names one."
     tables = (
         Table("Without tuning", ("method", "configuration", "excess loss", "diverged runs"), excess),
         Table("Ratio of losses", ("first", "second", "ratio", "95% interval over seeds"), rows),
-        Table("Configurations", ("method", "kind", "workload", "values"), chosen),
+        Table("Configurations", ("method", "kind", "workload", "values", "source"), chosen),
     )
     return Section("Hyperparameter-free", text, (), tables)
 
 
 def _along_the_way(found: Findings) -> Section:
     rows = []
+    flips = 0
     for setting, losses in found.moments.items():
-        for share, values in zip(MOMENTS, losses, strict=True):
-            order = np.argsort(values)
+        means = losses.mean(axis=2)  # (moments, methods)
+        for share, values in zip(MOMENTS, means, strict=True):
+            order = np.argsort(values)  # diverged ones are last
             rows.append((setting, f"{100 * share:.0f}%", " < ".join(found.methods[k] for k in order), *values.tolist()))
-    leaders = [np.argsort(losses, axis=1)[:, 0] for losses in found.moments.values()]  # diverged ones are last
-    flips = sum(int(np.sum(first[:-1] != first[-1])) for first in leaders)
+        winner = int(np.argsort(means[-1])[0])
+        flips += sum(_beaten(early, winner) for early in losses[:-1])
     header = ("setting", "of the horizon", "ranking", *found.methods)
     total = len(found.moments) * (len(MOMENTS) - 1)
-    facts = (("intermediate rankings with another winner than the end", f"{flips} of {total}"),)
+    facts = (
+        ("intermediate rankings in which another leads the final winner beyond noise (95%)", f"{flips} of {total}"),
+    )
     return Section(
         "Ranking along the way",
         "Only the end of a decayed run counts.",
         facts,
         (Table("Validation loss", header, tuple(rows)),),
     )
+
+
+def _beaten(losses: np.ndarray, winner: int) -> bool:
+    """Whether the leader of losses (methods, K studies) has a lower mean than `winner`, by a one-sided paired t test at 95%."""
+    leader = int(np.argsort(losses.mean(axis=1))[0])
+    ahead = losses[winner] - losses[leader]
+    ahead = ahead[np.isfinite(ahead)]
+    if leader == winner or ahead.size < 2:
+        return False
+    return bool(ahead.mean() > stats.t.ppf(0.95, ahead.size - 1) * ahead.std(ddof=1) / math.sqrt(ahead.size))
 
 
 def _charged(found: Findings) -> Section:
@@ -310,7 +365,7 @@ def _charged(found: Findings) -> Section:
             )
         )
     text = (
-        "At the largest width, on the tuning seed: k runs of one horizon, their points drawn at random, cost k times its "
+        "At the largest width, on the tuning seeds: k runs of one horizon, their points drawn at random, cost k times its "
         "tokens, and half the time their best is at least as good as this. The longer run or the next point, whichever helps "
         "more. A method that tunes itself pays for one run, in which its search steps are counted."
     )
@@ -338,10 +393,46 @@ def _tuning(found: Findings) -> Section:
         few = best[min(len(best), 4) - 1]
         values = ", ".join(f"{key}={value:.3g}" for key, value in one.best.items())
         edges = ", ".join(f"{key} ({end})" for key, end in one.edges.items())
-        rows.append((one.setting.name, one.method.name, len(best), best[0], few, best[-1], values, edges))
-    header = ("setting", "method", "points", "expected best of 1", "of 4", "best", "chosen", "at an edge of")
+        axes = len(one.method.space.axes) if isinstance(one.method.space, Space) else 0
+        row = (
+            one.setting.name,
+            one.method.name,
+            axes,
+            len(one.studies),
+            len(best),
+            best[0],
+            few,
+            best[-1],
+            values,
+            edges,
+        )
+        rows.append(row)
+    header = (
+        "setting", "method", "axes", "studies", "points in all", "expected best of 1", "of 4", "best of all", "its point",
+        "most studies at an edge of",
+    )  # fmt: skip
     text = (
-        "Validation losses on the tuning seed. All methods that are tuned had as many points; edges were extended for all "
-        "alike. Those that list their points had these."
+        "Validation losses on the tuning seeds. All methods that are tuned had as many points, however many axes they have; "
+        "edges were extended for all alike. Those that list their points had these."
     )
-    return Section("Tuning", text, (), (Table("Equal tuning", header, tuple(rows)),))
+    return Section("Tuning", text, (), (Table("Equal tuning", header, tuple(rows)),), tuple(_best_plots(found)))
+
+
+def _best_plots(found: Findings) -> Iterator[Plot]:
+    """Expected best of k points against k, where each workload is scored."""
+    scored = {one.setting.workload.name: one.setting for one in reversed(found.tuned)}
+    for name, setting in reversed(scored.items()):
+        layers = []
+        for one in found.tuned:
+            best = np.array(expected_best(one))
+            known = np.isfinite(best)  # the best of few points is infinite on average where any diverged
+            if one.setting == setting and known.any():
+                layers.append(Layer(one.method.name, np.arange(1.0, best.size + 1)[known], best[known], kind="line"))
+        if layers:
+            caption = (
+                f"{setting.name}: expected validation loss of the best of k points (Dodge et al. 2019), tuning seeds."
+            )
+            title = f"{name}: what tuning is worth"
+            yield Plot(
+                f"best_of_{name}", title, "points k", "validation loss", tuple(layers), caption=caption, alt=caption
+            )

@@ -8,8 +8,8 @@ optimizers and where to find them", Wen et al. 2025). D_A is bracketed by what w
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -23,12 +23,13 @@ EXTRAPOLATION = 1.5
 DRAWS = 1000
 _EXPONENTS = np.geomspace(0.05, 3.0, 120)
 _LOOSE = 0.25  # of the losses' range: a law that misses a run by more is none
-Verdict = Literal["faster", "slower", "equivalent", "undecided"]
+_KEEPS = math.log2(EQUIVALENT[1])  # per doubling of size, a slope of log2 speed-up that counts as none
+Verdict = Literal["faster", "slower", "equivalent", "mixed", "undecided"]
 
 
 @dataclass(frozen=True)
 class Losses:
-    """Final losses of one method at one size: horizons D (H,), ascending, and losses (H, K seeds); NaN: diverged."""
+    """Final losses of one method at one size: horizons D (H,), ascending, and losses (H, K studies); NaN: diverged."""
 
     horizons: np.ndarray
     losses: np.ndarray
@@ -47,8 +48,6 @@ def equivalent_horizon(horizons: np.ndarray, mean: np.ndarray, loss: float) -> t
     """
     first, last = horizons[0] / EXTRAPOLATION, horizons[-1] * EXTRAPOLATION
     falling = np.minimum.accumulate(mean)  # noise may lift a longer run above a shorter one
-    if not np.isfinite(mean).all():
-        raise BadInput("a fresh run of the baseline diverged; tune with more points, or search smaller learning rates")
     if not falling[-1] < falling[0]:
         raise BadInput("the baseline's loss does not fall with the horizon; use longer horizons or more seeds")
     if not math.isfinite(loss):
@@ -109,7 +108,8 @@ class SpeedUp:
     """At one size and horizon: the factor by which the baseline must train longer for the same loss.
 
     value: NaN where it is only known to lie below or above `low` and `high` (0 and infinity on an open side).
-    ci90, ci95: over seeds. diverged: a run of the method did, which is as slow as can be.
+    ci90, ci95: over studies (seeds and tuning). diverged: a run of the method did, which is as slow as can be. draws: redrawn
+    values, together with those of the size's other horizons.
     """
 
     size: float
@@ -120,6 +120,7 @@ class SpeedUp:
     low: float
     high: float
     diverged: bool = False
+    draws: np.ndarray = field(default_factory=lambda: np.empty(0), compare=False, repr=False)
 
     @property
     def inside(self) -> bool:
@@ -140,19 +141,26 @@ class SpeedUp:
         return -1 if self.diverged or estimate < 1 else 1
 
     def to_json(self) -> dict[str, Any]:
-        result: dict[str, Any] = plain(vars(self))
+        result: dict[str, Any] = plain({key: value for key, value in vars(self).items() if key != "draws"})
         return result
 
 
 def speed_ups(size: float, ours: Losses, baseline: Losses, rng: np.random.Generator) -> list[SpeedUp]:
-    """Of every horizon at one size, with intervals from redrawn means of both methods (paired by seed, t-distributed)."""
+    """Of every horizon at one size, with intervals from redrawn means of both methods (paired by study, t-distributed).
+
+    Horizons at which a run of the baseline diverged are not among those of its law. Raises BadInput if fewer than two are.
+    """
     found = []
+    kept = np.isfinite(baseline.mean)
+    if np.sum(kept) < 2:
+        raise BadInput("fresh runs of the baseline diverged; tune with more points, or search smaller learning rates")
+    horizons, mean = baseline.horizons[kept], baseline.mean[kept]
     draws_ours, draws_theirs = _redrawn(ours, baseline, rng)
     for h, horizon in enumerate(ours.horizons.tolist()):
-        value, low, high = equivalent_horizon(baseline.horizons, baseline.mean, float(ours.mean[h]))
+        value, low, high = equivalent_horizon(horizons, mean, float(ours.mean[h]))
         drawn = np.full(1, np.nan)
-        if draws_ours is not None:
-            drawn = _all_horizons(baseline.horizons, draws_theirs, draws_ours[:, h]) / horizon
+        if draws_ours is not None and math.isfinite(ours.mean[h]):
+            drawn = _all_horizons(horizons, draws_theirs[:, kept], draws_ours[:, h]) / horizon
         found.append(
             SpeedUp(
                 size=size,
@@ -163,6 +171,7 @@ def speed_ups(size: float, ours: Losses, baseline: Losses, rng: np.random.Genera
                 low=low / horizon,
                 high=high / horizon,
                 diverged=not math.isfinite(ours.mean[h]),
+                draws=drawn,
             )
         )
     return found
@@ -191,20 +200,21 @@ def _interval(drawn: np.ndarray, level: float) -> tuple[float, float]:
 
 
 def _redrawn(ours: Losses, baseline: Losses, rng: np.random.Generator) -> tuple[np.ndarray | None, np.ndarray]:
-    """(DRAWS, H) means of both; None where one seed, or a diverged one, leaves no noise to redraw.
+    """(DRAWS, H) means of both, NaN where one diverged; None where too few studies did not, to leave noise to redraw.
 
-    log loss = mean of (method, horizon) + what a seed does at this horizon to both methods + the method's own noise. The
+    log loss = mean of (method, horizon) + what a study does at this horizon to both methods + the method's own noise. The
     latter two are drawn anew, with variances from the mean of and the difference between the methods, pooled over horizons.
     """
     tables = np.log(ours.losses), np.log(baseline.losses)
-    horizons, seeds = tables[0].shape
-    if seeds < 2 or not (np.isfinite(tables[0]).all() and np.isfinite(tables[1]).all()):
+    horizons, studies = tables[0].shape
+    whole = np.isfinite(tables[0]).all(axis=1) & np.isfinite(tables[1]).all(axis=1)
+    dof = int(np.sum(whole)) * (studies - 1)
+    if not dof:
         return None, np.empty(0)
-    first, second = (table - table.mean(axis=1, keepdims=True) for table in tables)
-    dof = horizons * (seeds - 1)
+    first, second = (table[whole] - table[whole].mean(axis=1, keepdims=True) for table in tables)
     own = float(np.sum((first - second) ** 2)) / dof / 2
     shared = max(0.0, float(np.sum(((first + second) / 2) ** 2)) / dof - own / 2)
-    stretch = np.sqrt(dof / stats.chi2(dof).rvs((2, DRAWS, 1), random_state=rng) / seeds)
+    stretch = np.sqrt(dof / stats.chi2(dof).rvs((2, DRAWS, 1), random_state=rng) / studies)
     together = math.sqrt(shared) * stretch[0] * rng.standard_normal((DRAWS, horizons))
     drawn = [
         np.exp(table.mean(axis=1) + together + math.sqrt(own) * stretch[1] * rng.standard_normal((DRAWS, horizons)))
@@ -229,14 +239,15 @@ class Overall:
         return result
 
 
-def overall(found: Sequence[SpeedUp]) -> Overall:
-    """Over settings with a bracketed speed-up, conditional on these settings; intervals from those of each (independent).
+def overall(groups: Mapping[str, Sequence[SpeedUp]]) -> Overall:
+    """Over groups of settings (workloads, or the sizes of one) with a bracketed speed-up: the mean of the groups' means, each
+    group counting alike. Conditional on these settings; those of one size depend on each other by the baseline's law.
 
-    *equivalent* only if the 90% interval lies inside [.93, 1.07] and every setting is bracketed; *faster* or *slower* only if
-    the 95% interval excludes 1 and no setting beyond the bracket is, or seems to be, on the other side.
+    *equivalent* only if the 90% interval lies inside [.93, 1.07], no group's 95% interval lies outside, and every setting is
+    bracketed. *faster* or *slower* only if the 95% interval excludes 1, no group's lies on the other side, and no setting
+    beyond the bracket is, or seems to be, there. *mixed* if the intervals of groups lie on both sides.
     """
-    inside = [one for one in found if one.inside]
-    beyond = [one for one in found if not one.inside]
+    beyond = [one for group in groups.values() for one in group if not one.inside]
     slower, faster = (sum(one.side == side for one in beyond) for side in (-1, 1))
     unclear = len(beyond) - slower - faster
     counts = [f"{faster} settings are faster and {slower} slower than the baseline's runs can say"] * bool(
@@ -245,56 +256,125 @@ def overall(found: Sequence[SpeedUp]) -> Overall:
     counts += [f"{unclear} settings are too uncertain to count"] * bool(unclear)
     outside = " and ".join(counts)
     nothing = (math.nan, math.nan)
-    if not inside:
-        if found and len(found) in (slower, faster):
+    measured = {name: [one for one in group if one.inside] for name, group in groups.items()}
+    measured = {name: group for name, group in measured.items() if group}
+    if not measured:
+        if beyond and len(beyond) in (slower, faster):
             verdict: Verdict = "slower" if slower else "faster"
             return Overall(math.nan, nothing, nothing, 0, verdict, f"All {outside}.")
         why = f"; {outside}" if outside else ""
         return Overall(math.nan, nothing, nothing, 0, "undecided", f"No setting has a speed-up with an interval{why}.")
-    logs = np.log([one.value for one in inside])
-    ends = {level: np.array([np.log(getattr(one, level)) for one in inside]) for level in ("ci90", "ci95")}
-    intervals = {}
-    for level, both in ends.items():
-        down, up = (np.sqrt(np.sum((both[:, k] - logs) ** 2)) / len(logs) for k in (0, 1))
-        intervals[level] = (float(np.exp(logs.mean() - down)), float(np.exp(logs.mean() + up)))
-    value, ci90, ci95 = float(np.exp(logs.mean())), intervals["ci90"], intervals["ci95"]
+    means = {name: _Mean.of(group) for name, group in measured.items()}
+    whole = _Mean.over(list(means.values()))
+    value, ci90, ci95 = whole.value, whole.interval(0), whole.interval(1)
     shown = f"x{value:.3f}, 90% [{ci90[0]:.3f}, {ci90[1]:.3f}], 95% [{ci95[0]:.3f}, {ci95[1]:.3f}]"
     shown += f"; {outside}" if outside else ""
     against = {side: any(-side in (one.side, one.leaning) for one in beyond) for side in (-1, 1)}
-    verdict, why = "undecided", "More seeds or settings decide"
-    if not beyond and ci90[0] >= EQUIVALENT[0] and ci90[1] <= EQUIVALENT[1]:
+    ends = {name: mean.interval(1) for name, mean in means.items()} if len(means) > 1 else {}
+    quick, slow = [n for n, e in ends.items() if e[0] > 1], [n for n, e in ends.items() if e[1] < 1]
+    apart = [name for name, e in ends.items() if e[0] > EQUIVALENT[1] or e[1] < EQUIVALENT[0]]
+    verdict, why = "undecided", "More studies or settings decide"
+    if quick and slow and apart:
+        verdict, why = "mixed", f"Faster on {', '.join(quick)} and slower on {', '.join(slow)}"
+    elif not beyond and not apart and ci90[0] >= EQUIVALENT[0] and ci90[1] <= EQUIVALENT[1]:
         verdict, why = "equivalent", "The 90% interval lies inside [.93, 1.07]"
-    elif ci95[0] > 1 and not against[1]:
+    elif ci95[0] > 1 and not against[1] and not slow:
         verdict, why = "faster", "The 95% interval lies above 1"
-    elif ci95[1] < 1 and not against[-1]:
+    elif ci95[1] < 1 and not against[-1] and not quick:
         verdict, why = "slower", "The 95% interval lies below 1"
-    return Overall(value, ci90, ci95, len(inside), verdict, f"{why}: {shown}.")
+    settings = sum(len(group) for group in measured.values())
+    return Overall(value, ci90, ci95, settings, verdict, f"{why}: {shown}.")
+
+
+@dataclass(frozen=True)
+class _Mean:
+    """A mean of log speed-ups and how far the ends of its 90 and 95% intervals lie from it, below and above."""
+
+    log: float
+    arms: tuple[tuple[float, float], tuple[float, float]]
+
+    @property
+    def value(self) -> float:
+        return math.exp(self.log)
+
+    def interval(self, level: int) -> tuple[float, float]:
+        """The 90% (0) or 95% (1) interval."""
+        down, up = self.arms[level]
+        return math.exp(self.log - down), math.exp(self.log + up)
+
+    @classmethod
+    def of(cls, found: Sequence[SpeedUp]) -> _Mean:
+        """Over bracketed settings; those of one size are as correlated as their draws are."""
+        logs = np.log([one.value for one in found])
+        correlation = np.array([[_correlation(a, b) for a in found] for b in found])
+        arms = []
+        for ends in ([one.ci90 for one in found], [one.ci95 for one in found]):
+            away = np.abs(np.log(ends) - logs[:, None])
+            down, up = (math.sqrt(max(0.0, float(away[:, k] @ correlation @ away[:, k]))) / len(logs) for k in (0, 1))
+            arms.append((down, up))
+        return cls(float(logs.mean()), (arms[0], arms[1]))
+
+    @classmethod
+    def over(cls, means: Sequence[_Mean]) -> _Mean:
+        """Over independent means, each counting alike."""
+        arms = np.sqrt(np.sum(np.square([one.arms for one in means]), axis=0)) / len(means)
+        (a, b), (c, d) = arms.tolist()
+        return cls(float(np.mean([one.log for one in means])), ((a, b), (c, d)))
+
+
+def _correlation(one: SpeedUp, other: SpeedUp) -> float:
+    if one is other:
+        return 1.0
+    if one.size != other.size or not (one.draws.size and one.draws.shape == other.draws.shape):
+        return 0.0
+    ranks = [
+        stats.rankdata(entry.draws, nan_policy="omit") for entry in (one, other)
+    ]  # draws beyond the bracket: 0, infinity
+    usable = np.isfinite(ranks).all(axis=0)
+    if usable.sum() < 2 or any(np.ptp(rank[usable]) == 0 for rank in ranks):
+        return 1.0
+    return float(np.corrcoef(ranks[0][usable], ranks[1][usable])[0, 1])
 
 
 def survives_scale(found: Sequence[SpeedUp]) -> tuple[str, str]:
-    """("grows" | "shrinks" | "keeps" | "undecided", why): the slope of log speed-up on log size, at like horizons."""
+    """("grows" | "shrinks" | "keeps" | "undecided", why): the slope of log speed-up on log size, with a level for each horizon.
+
+    *keeps*: its 90% interval lies within a change by 1.07x a doubling. Settings beyond the bracket, taken at its end, must not
+    change the answer.
+    """
     inside = [one for one in found if one.inside]
-    sizes = np.array([one.size for one in inside])
-    if len(set(sizes.tolist())) < 2:
+    if len({one.size for one in inside}) < 2:
         return "undecided", "Fewer than two sizes have a speed-up."
-    x, y = np.log2(sizes), np.log2([one.value for one in inside])
-    spread = np.array([np.log2(one.ci95[1] / one.ci95[0]) / (2 * 1.96) for one in inside])
-    weight = 1 / np.maximum(spread, 1e-6) ** 2
-    center = np.average(x, weights=weight)
-    precision = float(np.sum(weight * (x - center) ** 2))
-    slope = float(np.sum(weight * (x - center) * y)) / precision
-    stderr = precision**-0.5
-    if len(inside) > 2:  # scatter beyond the seeds' noise widens it
-        rest = y - np.average(y, weights=weight) - slope * (x - center)
-        stderr *= max(1.0, math.sqrt(float(np.sum(weight * rest**2)) / (len(inside) - 2)))
-    half = 1.96 * stderr if len(inside) <= 2 else float(stats.t.ppf(0.975, len(inside) - 2)) * stderr
-    shown = f"log2 speed-up per doubling of size {slope:+.3f}, 95% [{slope - half:+.3f}, {slope + half:+.3f}]"
-    if len(inside) < len(found):
-        shown += f", from the {len(inside)} of {len(found)} settings that have a speed-up with an interval"
-    if slope - half > 0:
-        return "grows", shown
-    if slope + half < 0:
-        return "shrinks", shown
-    if half < 0.1:
+    answer, shown = _slope(inside, [one.value for one in inside])
+    if len(inside) == len(found):
+        return answer, shown
+    shown += f", from the {len(inside)} of {len(found)} settings that have a speed-up with an interval"
+    ends = [one.value if math.isfinite(one.value) else one.low or one.high for one in found]
+    if answer != _slope(found, ends)[0]:
+        return "undecided", f"{shown}; the others would change the answer"
+    return answer, shown
+
+
+def _slope(found: Sequence[SpeedUp], values: Sequence[float]) -> tuple[str, str]:
+    """Weighted least squares of log2 values, with a level for each horizon."""
+    x, y = np.log2([one.size for one in found]), np.log2(values)
+    spread = np.array([np.log2(one.ci95[1] / one.ci95[0]) / (2 * 1.96) if one.inside else math.nan for one in found])
+    weight = 1 / np.maximum(np.where(np.isnan(spread), np.nanmedian(spread), spread), 1e-6) ** 2
+    levels = np.unique([one.horizon for one in found], return_inverse=True)[1]
+    design = np.column_stack([x, levels[:, None] == np.arange(levels.max() + 1)])
+    root = np.sqrt(weight)[:, None]
+    inverse = np.linalg.pinv(design * root)
+    fitted = inverse @ (y * root[:, 0])
+    slope, stderr = float(fitted[0]), float(np.linalg.norm(inverse[0]))
+    dof = len(y) - int(np.linalg.matrix_rank(design * root))
+    scatter = math.sqrt(float(np.sum(weight * (y - design @ fitted) ** 2)) / dof) if dof else 0.0
+    halves = [
+        stderr * max(float(stats.norm.ppf(q)), float(stats.t.ppf(q, dof)) * scatter if scatter > 1 else 0.0)
+        for q in (0.95, 0.975)
+    ]  # scatter beyond the studies' noise widens them
+    shown = f"log2 speed-up per doubling of size {slope:+.3f}, 95% [{slope - halves[1]:+.3f}, {slope + halves[1]:+.3f}]"
+    if abs(slope) > halves[1]:
+        return ("grows" if slope > 0 else "shrinks"), shown
+    if abs(slope) + halves[0] < _KEEPS:
         return "keeps", shown
     return "undecided", shown

@@ -86,13 +86,14 @@ class Space:
     axes: Mapping[str, Axis]
 
     def points(self, count: int, seed: int) -> list[dict[str, float]]:
-        """`count` points of a scrambled Halton sequence. The first k points of a longer sequence are the shorter one."""
+        """`count` points of a scrambled Halton sequence. The first k points of a longer sequence are the shorter one.
+
+        Axes have its dimensions in the order of their names, in whatever order they are written down.
+        """
         sampler = qmc.Halton(len(self.axes), scramble=True, rng=np.random.default_rng(seed))
+        axes = sorted(self.axes.items())
         shares = sampler.random(count)
-        return [
-            {name: float(axis.at(share)) for (name, axis), share in zip(self.axes.items(), row, strict=True)}
-            for row in shares
-        ]
+        return [{name: float(axis.at(share)) for (name, axis), share in zip(axes, row, strict=True)} for row in shares]
 
     def widened(self, edges: Collection[tuple[str, Literal["low", "high"]]]) -> Space:
         """A quarter longer at these edges (name of an axis, which edge); those of axes that it lacks change nothing."""

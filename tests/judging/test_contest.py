@@ -17,12 +17,12 @@ from harness.engine.cost import StepTime
 from harness.judge import PROFILES, JudgeConfig, _arena, main
 from harness.judging.charged import Charged, charged, typical_best
 from harness.judging.contest import Arena, Setting, best_of, tune
-from harness.judging.findings import _moments, judge
+from harness.judging.findings import _moments, judge, target_runs
 from harness.judging.rates import sweeps
 from harness.judging.sections import sections_of
 from harness.optimizers import OPTIMIZERS
 from harness.submissions import load_submission
-from harness.tuning import default_space
+from harness.tuning import Space, default_space
 from workloads.image_mlp import ImageMLP
 from workloads.regression import Regression
 
@@ -46,27 +46,68 @@ def contest(best_rate, points=8):
 def test_every_method_has_as_many_points_at_every_setting_and_the_best_is_chosen():
     tuned, trained = contest(3e-3)
     assert len(tuned) == 3 * 4
-    assert {len(one.points) for one in tuned} == {8}
+    assert {len(one.studies) for one in tuned} == {3}
     for one in tuned:
         losses = [loss for _, loss in one.points]
         assert losses == sorted(losses)
         assert one.best is one.points[0][0]
-        assert {trial.seed for trial in one.trials} == {100, 101, 102}
+        for study in one.studies:
+            assert study.trials[0].optimizer.learning_rate == study.points[0][0]["learning_rate"]
         assert not {trial.id for trial in one.trials} & {trial.id for trial in trained}
+    for setting in {one.setting for one in tuned}:
+        assert len({len(study.points) for one in tuned if one.setting == setting for study in one.studies}) <= 3
+
+
+def test_every_study_and_setting_has_points_and_seeds_of_its_own_which_methods_share():
+    tuned, _ = contest(3e-3)
+    first = {
+        (one.setting.name, k): sorted(point["learning_rate"] for point, _ in study.points)
+        for one in tuned
+        for k, study in enumerate(one.studies)
+        if one.method.name == "adamw"
+    }
+    assert len({tuple(rates) for rates in first.values()}) == len(first) == 12
+    seeds = [trial.seed for one in tuned if one.method.name == "adamw" for trial in one.trials]
+    assert len(set(seeds)) == len(seeds) == 12
+    for one in tuned:
+        if one.method.name == "nadamw":  # which has adamw's axes
+            for k, study in enumerate(one.studies):
+                assert sorted(point["learning_rate"] for point, _ in study.points) == first[one.setting.name, k]
+
+
+def test_the_order_of_axes_changes_nothing():
+    axes = default_space(OPTIMIZERS["adamw"]()).axes
+    assert Space(axes).points(4, 7) == Space(dict(reversed(axes.items()))).points(4, 7)
+
+
+def test_studies_differ_by_the_luck_of_their_points():
+    """Where the training seed does nothing."""
+    tuned, _ = contest(3e-3)
+    ends = [[study.points[0][1] for study in one.studies] for one in tuned]
+    assert all(len(set(end)) == 3 for end in ends)
 
 
 def test_edges_are_extended_for_all_alike():
     """Learning rates that lie beyond Adam's axis and well inside SGD's."""
     tuned, _ = contest(0.3)
+    end = default_space(OPTIMIZERS["adamw"]()).axes["learning_rate"].high
     for setting in {one.setting for one in tuned}:
         here = {one.method.name: one for one in tuned if one.setting == setting}
-        assert len({len(one.points) for one in here.values()}) == 1
-        assert (len(here["sgd"].points) - 8) % 2 == 0
-        assert len(here["sgd"].points) > 8
-        adam = here["adamw"]
-        assert adam.best["learning_rate"] > default_space(OPTIMIZERS["adamw"]()).axes["learning_rate"].high
-        for one in here.values():
-            assert sum(one.method.space.holds(point) for point, _ in one.points) == 8
+        for k in range(3):
+            counts = {len(one.studies[k].points) for one in here.values()}
+            assert len(counts) == 1
+            assert (counts.pop() - 8) % 2 == 0
+        assert here["adamw"].best["learning_rate"] > 1.5 * end  # two quarters of three decades and more: it went on
+        for name in ("adamw", "nadamw"):
+            for study in here[name].studies:
+                assert sum(here[name].method.space.holds(point) for point, _ in study.points) >= 8
+                assert len({tuple(point.values()) for point, _ in study.points}) == len(study.points)
+
+
+def test_only_studies_with_an_optimum_at_an_edge_are_extended():
+    tuned, _ = contest(3e-3)
+    counts = {len(study.points) for one in tuned for study in one.studies}
+    assert min(counts) == 8
 
 
 def test_every_axis_is_extended():
@@ -95,7 +136,7 @@ def test_a_method_that_lists_its_points_has_these_alone(tmp_path):
         }
 
     tuned = tune(methods, arena, train)
-    assert [len(one.points) for one in tuned if one.method.name == "prodigy"] == [1, 1]
+    assert [[len(s.points) for s in one.studies] for one in tuned if one.method.name == "prodigy"] == [[1, 1], [1, 1]]
     assert all(not one.edges for one in tuned if one.method.name == "prodigy")
     assert tuned[1].best == {"learning_rate": 1.0}
     assert [sorted(sweep.trials)[0][1] for sweep in sweeps(tuned, arena, ["prodigy"])] == [-3]
@@ -147,7 +188,8 @@ def test_a_diverged_run_has_no_rank_after_its_end():
         for trial in one.trials
     }
     found = _moments(("adamw", "lion"), tuned, tuned[0].setting, curves)
-    np.testing.assert_array_equal(found, [[0.5, 0.5], [0.5, 0.5], [0.5, np.nan], [0.5, np.nan]])
+    expected = [[0.5, 0.5], [0.5, 0.5], [0.5, np.nan], [0.5, np.nan]]
+    np.testing.assert_array_equal(found, np.repeat(np.array(expected)[:, :, None], 2, axis=2))
 
 
 def test_a_workload_on_which_all_diverge_is_left_out():
@@ -170,12 +212,19 @@ def test_a_workload_on_which_all_diverge_is_left_out():
         return rows
 
     tuned = tune([load_submission("adamw"), load_submission("lion")], arena, train)
-    train([trial for one in tuned for trial in one.trials])
+    aims = target_runs(tuned, arena)
+    assert set(aims) == {("adamw", "image_mlp"), ("adamw", "regression")}
+    reporting = {trial.id for one in tuned for trial in one.trials}
+    assert not reporting & {trial.id for trials in aims.values() for trial in trials}
+    train([trial for one in tuned for trial in one.trials] + [trial for trials in aims.values() for trial in trials])
     curves = pa.table(
         {key: pa.array([], kind) for key, kind in (("trial", "string"), ("step", "int64"), ("eval_loss", "float64"))}
     )
-    judged = judge(tuned, rows, curves, {name: [StepTime(1.0)] * 2 for name in settings}, 0.01)
+    judged = judge(tuned, rows, curves, {name: [StepTime(1.0)] * 2 for name in settings}, aims, 0.01)
     assert list(judged.targets) == ["regression"]
+    worst = max(rows[trial.id]["final_loss"] for trial in aims["adamw", "regression"])
+    assert judged.targets["regression"].loss == pytest.approx(1.01 * worst)
+    assert judged.to_target["lion", "regression"] == (math.inf, math.inf)  # there are no curves
     assert any(section.title == "Tuning charged" for section in sections_of(judged))
 
 
@@ -189,7 +238,7 @@ def test_methods_with_batch_sizes_of_their_own_are_charged_for_what_they_see():
 
 PROFILE = """
 points: 3
-seeds: 2
+studies: 2
 workloads:
   - workload: image_mlp
     widths: [8]
@@ -296,8 +345,11 @@ def test_bad_arguments_name_the_fix(workplace, capsys):
 @pytest.mark.parametrize("profile", PROFILES)
 def test_every_setting_of_a_shipped_profile_makes_a_model(profile):
     arena = _arena(JudgeConfig(optimizer="lion", profile=profile))
+    method = load_submission("adamw")
     for setting in arena.all:
         setting.workload.validate()
+    for scored, *_ in arena.settings.values():
+        assert arena.trial(method, scored, {}, 0).evaluations >= 50  # as AlgoPerf's
     for name, widths in arena.rate_widths.items():
         for width in widths:
             arena.settings[name][0].workload.replace(width=width).validate()

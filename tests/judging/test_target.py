@@ -43,7 +43,13 @@ def test_the_joint_law_is_asked_at_the_target():
     """Twice as good use of data: half the steps, whatever the size; minus what the optimizer itself takes."""
     values = np.array([1.0, 5.0, 0.3, 5.0, 0.3, 0.0, math.log(2.0)])
     joint = Joint(
-        ("adamw", "mine"), ("E", "log_A", "alpha", "log_B", "beta", "log_a", "log_b"), values, values[None], 1e6, 20.0
+        ("adamw", "mine"),
+        ("E", "log_A", "alpha", "log_B", "beta", "log_a", "log_b"),
+        values,
+        values[None],
+        1e6,
+        20.0,
+        3,
     )
     found = at_target(TARGET, "mine", ImageMLP(), OPTIMIZERS["adamw"](), joint)
     assert found.speed_up == pytest.approx(2.0)

@@ -137,7 +137,7 @@ def _steps(folder: Path) -> list[tuple[str, ...]]:
 
 PROFILE = """
 points: 2
-seeds: 2
+studies: 2
 workloads:
   - {workload: image_mlp, widths: [8], steps: [10, 20, 40], fields: {batch_size: 16, depth: 1}}
 """
