@@ -5,12 +5,12 @@
     python -m harness.judge optimizer=my_optimizer.py:make space=space.yaml workloads=language_model points=16 studies=5
     python -m harness.judge optimizer=lion profile=full hydra/launcher=slurm cluster=gpu     # trains as SLURM job arrays
 
-optimizer: FILE.py:FUNCTION, a function (learning_rate, b1=0.9, ...) that returns an optax transformation, or a registered name.
-baselines: registered names; the first is what speed-ups are over. space: YAML of the optimizer's search space, such as
-`learning_rate: {log: [1e-4, 1e-1]}` (default: by its family), or a list of its points: of one, such as
-`[{learning_rate: 1.0}]`, for an optimizer that tunes itself. profile: quick (10 minutes on 2 CPU cores), standard, full, or a
-YAML file like conf/judge/quick.yaml. workloads: which of the profile's. points, studies: instead of the profile's. relax: the
-target is the loss that all runs of the best baseline that set it reach, times 1 + relax.
+optimizer: FILE.py:FUNCTION, a function (learning_rate, b1=0.9, ...) that returns an optax transformation, or a registered
+name. baselines: registered names; the first is what speed-ups are over. space: YAML of the optimizer's search space, such as
+`learning_rate: {log: [1e-4, 1e-1]}` (default: by its family, and of that the profile's axes), or a list of its points: of
+one, such as `[{learning_rate: 1.0}]`, for an optimizer that tunes itself. profile: quick (10 minutes on 2 CPU cores),
+standard, full, or a YAML file like conf/judge/quick.yaml. workloads: which of the profile's. points, studies: instead of the
+profile's. relax: the target is the loss that all runs of the best baseline that set it reach, times 1 + relax.
 hyperparameter_free: also train every method with one configuration for all workloads: its literature's default, where there is
 one (of a user's function: where learning_rate has a default), and one calibrated on the other workloads. target_params,
 target_tokens, target_batch: the run to be decided about (tokens it sees, and in a step): what the joint law says of it, and
@@ -52,7 +52,7 @@ from harness.registry import nearest
 from harness.report.document import write_document
 from harness.report.terminal import print_section
 from harness.submissions import Submission, load_submission
-from harness.tuning import Points
+from harness.tuning import DEFAULT_AXES, Points, Space, default_space
 from harness.workplace import HELP, Workplace, split_words
 from workloads.base import BadInput
 
@@ -92,6 +92,9 @@ class Entrant:
 
 @dataclass
 class Profile:
+    """axes: of default search spaces, those that are searched (none named: all); a space of one's own is searched whole."""
+
+    axes: list[str] = field(default_factory=list)
     points: int = 8
     studies: int = 3
     workloads: list[Entrant] = field(default_factory=list)
@@ -105,14 +108,15 @@ def main(argv: list[str]) -> int:
     config = cli.parse(split_words(argv)[0], JudgeConfig)
     if not (math.isfinite(config.relax) and config.relax >= 0):
         raise BadInput(f"relax={config.relax} is how much easier targets are made, as a share of the loss: 0 or more")
-    methods = _methods(config)
-    arena = _arena(config)
+    profile = _profile(config.profile)
+    methods = [_searched(method, profile.axes) for method in _methods(config)]
+    arena = _arena(config, profile)
     arena.validate(methods)
     if config.hyperparameter_free and len(arena.settings) < 2:
         raise BadInput("hyperparameter_free=true calibrates on the other workloads, so it takes at least two")
     _target(config)
-    profile = "" if config.profile == JudgeConfig.profile else f"_{Path(config.profile).stem}"
-    name = config.name or "judge_" + "".join(c if c.isalnum() else "_" for c in methods[-1].name) + profile
+    which = "" if config.profile == JudgeConfig.profile else f"_{Path(config.profile).stem}"
+    name = config.name or "judge_" + "".join(c if c.isalnum() else "_" for c in methods[-1].name) + which
     place = Workplace.of("judge", argv, name)
     print(_plan(methods, arena, place.store))
     return place.run(lambda: _judge(config, methods, arena, place))
@@ -177,8 +181,21 @@ def _methods(config: JudgeConfig) -> list[Submission]:
     return [*found, judged]
 
 
-def _arena(config: JudgeConfig) -> Arena:
-    profile = _profile(config.profile)
+def _searched(method: Submission, axes: Sequence[str]) -> Submission:
+    """With these axes of its space alone, if that is the default one. Raises BadInput on axes that no default space has."""
+    known = ["learning_rate", *DEFAULT_AXES]
+    for name in axes:
+        if name not in known:
+            raise BadInput(f"axes: no default search space has '{name}'. {nearest(name, known)}")
+    if axes and "learning_rate" not in axes:
+        raise BadInput("axes: learning_rate is not among them; every method tunes it")
+    if not axes or method.space != default_space(method.optimizer()):
+        return method
+    assert isinstance(method.space, Space)
+    return replace(method, space=Space({name: axis for name, axis in method.space.axes.items() if name in axes}))
+
+
+def _arena(config: JudgeConfig, profile: Profile) -> Arena:
     if not profile.workloads:
         raise BadInput(f"profile '{config.profile}' has no workloads; write it like conf/judge/quick.yaml")
     chosen = [word.strip() for word in config.workloads.split(",") if word.strip()]

@@ -137,6 +137,12 @@ class Points:
         return [dict(point) for point in self.listed[:count]]
 
 
+DEFAULT_AXES = {
+    "weight_decay": Axis(5e-3, 1.0),
+    "b1": Axis(0.8, 0.98, "one_minus_log"),
+    "b2": Axis(0.9, 0.999, "one_minus_log"),
+    "momentum": Axis(0.8, 0.98, "one_minus_log"),
+}
 _RATES = {"sgd": (1e-3, 10.0), "adam": (1e-4, 1e-1), "matrix": (1e-3, 1.0), "other": (1e-4, 1.0)}
 
 
@@ -146,13 +152,7 @@ def default_space(optimizer: Optimizer) -> Space:
     A registered optimizer's weight decay where it is decoupled, a user's own whatever it does with it. Only arguments whose
     defaults are floating-point numbers become axes: weight_decay=0.0, not weight_decay=0.
     """
-    axes = {
-        "learning_rate": Axis(*_RATES[optimizer.family]),
-        "weight_decay": Axis(5e-3, 1.0),
-        "b1": Axis(0.8, 0.98, "one_minus_log"),
-        "b2": Axis(0.9, 0.999, "one_minus_log"),
-        "momentum": Axis(0.8, 0.98, "one_minus_log"),
-    }
+    axes = {"learning_rate": Axis(*_RATES[optimizer.family]), **DEFAULT_AXES}
     if not (optimizer.decoupled_decay or optimizer.file):
         del axes["weight_decay"]
     return Space({name: axis for name, axis in axes.items() if isinstance(getattr(optimizer, name, None), float)})

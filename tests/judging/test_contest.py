@@ -14,7 +14,7 @@ import pytest
 from harness import cli
 from harness.config import WORKLOADS
 from harness.engine.cost import StepTime
-from harness.judge import PROFILES, JudgeConfig, _arena, main
+from harness.judge import PROFILES, JudgeConfig, _arena, _profile, _searched, main
 from harness.judging.charged import Charged, charged, typical_best
 from harness.judging.contest import Arena, Setting, best_of, tune
 from harness.judging.findings import _moments, judge, target_runs
@@ -22,7 +22,8 @@ from harness.judging.rates import sweeps
 from harness.judging.sections import sections_of
 from harness.optimizers import OPTIMIZERS
 from harness.submissions import load_submission
-from harness.tuning import Space, default_space
+from harness.tuning import Axis, Space, default_space
+from workloads.base import BadInput
 from workloads.image_mlp import ImageMLP
 from workloads.regression import Regression
 
@@ -73,6 +74,19 @@ def test_every_study_and_setting_has_points_and_seeds_of_its_own_which_methods_s
         if one.method.name == "nadamw":  # which has adamw's axes
             for k, study in enumerate(one.studies):
                 assert sorted(point["learning_rate"] for point, _ in study.points) == first[one.setting.name, k]
+
+
+def test_a_profile_may_search_some_axes_of_default_spaces():
+    quick = _profile("quick").axes
+    assert list(_searched(load_submission("adamw"), quick).space.axes) == ["learning_rate", "weight_decay"]
+    assert list(_searched(load_submission("nesterov"), quick).space.axes) == ["learning_rate"]
+    own = replace(load_submission("adamw"), space=Space({"learning_rate": Axis(1e-3, 1e-2), "b1": Axis(0.8, 0.9)}))
+    assert _searched(own, quick) is own
+    assert _searched(own, []) is own
+    with pytest.raises(BadInput, match="Did you mean 'b1'"):
+        _searched(own, ["learning_rate", "b_1"])
+    with pytest.raises(BadInput, match="every method tunes it"):
+        _searched(own, ["b1"])
 
 
 def test_the_order_of_axes_changes_nothing():
@@ -344,7 +358,7 @@ def test_bad_arguments_name_the_fix(workplace, capsys):
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_every_setting_of_a_shipped_profile_makes_a_model(profile):
-    arena = _arena(JudgeConfig(optimizer="lion", profile=profile))
+    arena = _arena(JudgeConfig(optimizer="lion", profile=profile), _profile(profile))
     method = load_submission("adamw")
     for setting in arena.all:
         setting.workload.validate()
