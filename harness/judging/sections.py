@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from itertools import product
 
 import numpy as np
 from scipy import stats
@@ -86,8 +87,8 @@ def _to_target(found: Findings) -> Section:
     """Steps and time to every workload's target."""
     first = found.methods[0]
     rows = []
-    for (method, name), (steps, seconds) in found.to_target.items():
-        base = found.to_target[first, name]
+    for name, method in product(found.targets, found.methods):
+        (steps, seconds), base = found.to_target[method, name], found.to_target[first, name]
         over = [
             own / other if math.isfinite(own / other) else math.nan
             for own, other in zip((steps, seconds), base, strict=True)

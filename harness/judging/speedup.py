@@ -250,18 +250,16 @@ def overall(groups: Mapping[str, Sequence[SpeedUp]]) -> Overall:
     beyond = [one for group in groups.values() for one in group if not one.inside]
     slower, faster = (sum(one.side == side for one in beyond) for side in (-1, 1))
     unclear = len(beyond) - slower - faster
-    counts = [f"{faster} settings are faster and {slower} slower than the baseline's runs can say"] * bool(
-        slower or faster
-    )
-    counts += [f"{unclear} settings are too uncertain to count"] * bool(unclear)
-    outside = " and ".join(counts)
+    counts = [f"{faster} faster and {slower} slower than the baseline's runs can say"] * bool(slower or faster)
+    counts += [f"{unclear} too uncertain to count"] * bool(unclear)
+    outside = f"of {sum(map(len, groups.values()))} settings {' and '.join(counts)}" if counts else ""
     nothing = (math.nan, math.nan)
     measured = {name: [one for one in group if one.inside] for name, group in groups.items()}
     measured = {name: group for name, group in measured.items() if group}
     if not measured:
         if beyond and len(beyond) in (slower, faster):
             verdict: Verdict = "slower" if slower else "faster"
-            return Overall(math.nan, nothing, nothing, 0, verdict, f"All {outside}.")
+            return Overall(math.nan, nothing, nothing, 0, verdict, f"All are: {outside}.")
         why = f"; {outside}" if outside else ""
         return Overall(math.nan, nothing, nothing, 0, "undecided", f"No setting has a speed-up with an interval{why}.")
     means = {name: _Mean.of(group) for name, group in measured.items()}

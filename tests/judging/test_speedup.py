@@ -109,8 +109,8 @@ def test_settings_beyond_the_bracket_are_heard():
     assert whole(*equal, fast).verdict == whole(*equal, slow).verdict == "undecided"
     assert whole(*faster, fast).verdict == "faster"
     assert whole(*faster, slow).verdict == whole(*faster, vague).verdict == "undecided"
-    assert "1 settings are faster and 1 slower" in whole(*equal, fast, slow).reason
-    assert "1 settings are too uncertain" in whole(*equal, vague).reason
+    assert "of 5 settings 1 faster and 1 slower" in whole(*equal, fast, slow).reason
+    assert "of 4 settings 1 too uncertain" in whole(*equal, vague).reason
     assert whole(slow, slow).verdict == "slower"
     assert whole(slow, fast).verdict == whole(slow, vague).verdict == "undecided"
 
