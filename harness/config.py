@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from harness.budget import Budget
 from harness.optimizers import OPTIMIZERS
 from harness.optimizers.user import is_file, load_optimizer
+from harness.overrides import with_quotes
 from harness.parametrizations import PARAMETRIZATIONS
 from harness.registry import Registry, nearest
 from harness.schedules import SCHEDULES
@@ -250,7 +251,7 @@ def options(group: str) -> list[str]:
 
 def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
     """Compose conf/<name>.yaml with `key=value` overrides. Raises BadInput naming the nearest valid key or option."""
-    overrides = with_own_optimizers(overrides)
+    overrides = readable(overrides)
     try:
         if GlobalHydra.instance().is_initialized():
             return compose(name, list(overrides))
@@ -260,9 +261,9 @@ def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
         raise explain(name, overrides, error) from None
 
 
-def with_own_optimizers(overrides: Sequence[str]) -> list[str]:
-    """The overrides with every optimizer=FILE.py:FUNCTION loaded, an option of Hydra's, and called by its name."""
-    return [_with_own_optimizer(word) for word in overrides]
+def readable(overrides: Sequence[str]) -> list[str]:
+    """The overrides as Hydra can read them: data quoted, and every optimizer=FILE.py:FUNCTION loaded and called by its name."""
+    return [_with_own_optimizer(word) for word in with_quotes(overrides)]
 
 
 def _with_own_optimizer(word: str) -> str:
@@ -336,7 +337,7 @@ def explain(name: str, overrides: Iterable[str], error: Exception) -> BadInput:
             if key not in valid_keys and not key.startswith("hydra"):
                 siblings = {k for k in valid_keys if k.rpartition(".")[0] == key.rpartition(".")[0]}
                 return BadInput(f"unknown key '{key}'. {nearest(key, siblings or valid_keys)}")
-    return BadInput(" ".join(f"{error.__cause__ or error}".splitlines()[:2]))
+    return BadInput(" ".join(f"{error.__cause__ or error}".splitlines()[:4]))
 
 
 def flat_keys(config: DictConfig, prefix: str = "") -> list[str]:

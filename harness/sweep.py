@@ -7,6 +7,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from harness.config import COMPONENTS, StudyConfig, compose_config, trial_from, with_values
+from harness.overrides import quoted
 from harness.registry import nearest
 from harness.trial import Trial
 from workloads.base import BadInput
@@ -136,5 +137,5 @@ def _text(value: Any) -> str:
     if value is None:
         return "null"
     if isinstance(value, str) and not value.isidentifier():
-        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+        return quoted(value)
     return str(value)

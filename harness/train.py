@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness import cli, session
-from harness.config import COMPONENTS, CONFIG_DIR, compose_config, explain, options, trial_from, with_own_optimizers
+from harness.config import COMPONENTS, CONFIG_DIR, compose_config, explain, options, readable, trial_from
 from harness.engine.runner import Summary
 from harness.records.files import atomic_write_text, own_folder
 from harness.records.store import Store
@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
     multirun = [word for word in argv if word in ("-m", "--multirun")]
     overrides = [word for word in argv if word not in ("-m", "--multirun", "--cfg")]
     if multirun:
-        return _sweep(with_own_optimizers(overrides))
+        return _sweep(readable(overrides))
     config = compose_config("train", overrides)
     if "--cfg" in argv:
         print(OmegaConf.to_yaml(config, resolve=True))

@@ -16,6 +16,7 @@ from workloads.base import Array, BadInput, Batch, Data, Metric, Params, Tap, Wo
 from workloads.data import clicks
 from workloads.data.clicks import Clicks, load_clicks
 from workloads.layers import matmul
+from workloads.metrics.finite import where_finite
 from workloads.metrics.parts import in_parts
 from workloads.metrics.ranking import area_under_roc, with_standard_error
 
@@ -136,13 +137,8 @@ class CTR(Workload):
         loss, examples = jnp.mean(losses), labels.shape[0]
         auc, auc_stderr = with_standard_error(lambda weights: area_under_roc(logits, labels, weights), examples)
         stderr = jnp.std(losses) / examples**0.5
-        return {
-            "loss": loss,
-            "cross_entropy": loss,
-            "cross_entropy_stderr": stderr,
-            "auc": auc,
-            "auc_stderr": auc_stderr,
-        }
+        errors = {"cross_entropy_stderr": stderr, "auc_stderr": auc_stderr}
+        return where_finite({"loss": loss, "cross_entropy": loss, "auc": auc, **errors})
 
     def activations(self, params: Params, batch: Batch) -> dict[str, Array]:
         """Preactivations of the layers, what the dot products add to those of top_0 (without resnet), logits (B, 1)."""

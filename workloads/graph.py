@@ -16,6 +16,7 @@ import optax
 from workloads.base import Array, BadInput, Batch, Data, Metric, Params, Tap, Workload, ignore
 from workloads.data.molecules import SPLITS, Molecules, Split, load_molecules
 from workloads.layers import matmul
+from workloads.metrics.finite import where_finite
 from workloads.metrics.parts import in_parts
 from workloads.metrics.ranking import mean_average_precision, with_standard_error
 
@@ -153,11 +154,8 @@ class Graph(Workload):
         precision, stderr = with_standard_error(
             lambda weights: mean_average_precision(logits, labels, present * weights[:, None]), labels.shape[0]
         )
-        return {
-            "loss": _cross_entropy(logits, labels, present),
-            "mean_average_precision": precision,
-            "mean_average_precision_stderr": stderr,
-        }
+        scores = {"mean_average_precision": precision, "mean_average_precision_stderr": stderr}
+        return where_finite({"loss": _cross_entropy(logits, labels, present), **scores})
 
     def activations(self, params: Params, batch: Batch) -> dict[str, Array]:
         """What the updates give to edges (2 B E, W), nodes (B N, W), padding included, and graphs (B, W); logits (B, L)."""

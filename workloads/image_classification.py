@@ -15,6 +15,7 @@ import optax
 from workloads.base import Array, BadInput, Batch, Data, Metric, Params, Tap, Workload, ignore
 from workloads.data.image_set import SPLITS, ImageSet
 from workloads.data.images import load_images
+from workloads.metrics.classification import error_rate
 
 _PART = 256  # images whose pixels are summed at a time
 
@@ -111,13 +112,7 @@ class ImageClassification(Workload):
             raise BadInput(f"{self.name} has no split '{split}'. Valid names: {', '.join(SPLITS)}.")
         labels = data[f"{split}_labels"]
         logits = self._over(data, np.arange(len(labels)), self.predictor(params, data), split)
-        wrong = (jnp.argmax(logits, axis=1) != labels).astype(jnp.float32)
-        rate = jnp.mean(wrong)
-        return {
-            "loss": jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels)),
-            "error_rate": rate,
-            "error_rate_stderr": jnp.sqrt(rate * (1.0 - rate) / max(len(labels) - 1, 1)),
-        }
+        return error_rate(logits, labels)
 
     def predictor(self, params: Params, data: Mapping[str, Array]) -> Forward:
         """The network as it is evaluated. data: the arrays of `load`, of which statistics may be taken."""

@@ -14,6 +14,7 @@ import optax
 from flax import nnx
 
 from workloads.base import Array, BadInput, Batch, Data, Metric, Params, Tap, Workload, ignore
+from workloads.metrics.classification import error_rate
 
 PIXELS = 64  # 8 x 8, flattened
 CLASSES = 10
@@ -119,13 +120,11 @@ class ImageMLP(Workload):
         return jnp.mean(optax.softmax_cross_entropy(self._logits(params, batch["images"]), targets)), {}
 
     def evaluate(self, params: Params, data: Mapping[str, Array], split: str) -> dict[str, Array]:
-        """`loss`: cross-entropy in nats, never smoothed. `error_rate`: fraction of wrong classes."""
+        """`loss`: cross-entropy in nats, never smoothed. `error_rate`: fraction of wrong classes, and its standard error."""
         if f"{split}_labels" not in data:
             raise BadInput(f"image_mlp has no split '{split}'. Valid names: train, {', '.join(HELD_OUT)}.")
         labels = data[f"{split}_labels"]
-        logits = self._logits(params, data[f"{split}_images"])
-        loss = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
-        return {"loss": loss, "error_rate": jnp.mean(jnp.argmax(logits, axis=1) != labels)}
+        return error_rate(self._logits(params, data[f"{split}_images"]), labels)
 
     def trivial_metric(self) -> float:
         """Of always naming one class; held-out splits have as many images of each."""

@@ -17,6 +17,7 @@ from workloads.base import Array, BadInput, Batch, Data, Metric, Params, Workloa
 from workloads.ctc import ctc_loss, greedy_decode
 from workloads.data.speech import SEPARATOR, Speech, load_speech
 from workloads.metrics.edit_distance import edit_distance, word_error_rate, word_errors
+from workloads.metrics.finite import where_finite
 from workloads.speech_frontend import FrontEnd, log_mel, mel_filters, spec_augment
 from workloads.speech_layers import SUBSAMPLING, Moments, Pass, real_frames, subsample
 
@@ -30,9 +31,9 @@ class SpeechRecognition(Workload):
 
     data: "generated" (workloads/data/formants.py), or path:FOLDER in the layout of LibriSpeech. generator_seed: of the
     lexicon, speakers and transcripts. utterances, validation_utterances, test_utterances: of generated data; of recordings,
-    the most that are used. longest_ms: longer recordings are left out. bands: of the mel spectrogram, a multiple of 4.
-    spec_augment: whether training hides `band_masks` spans of bands and `time_masks` spans of frames. dropout: on the outputs
-    of residual branches, None for none.
+    the most that are used, 2 GiB in all. longest_ms: longer recordings are left out. bands: of the mel spectrogram, a multiple
+    of 4. spec_augment: whether training hides `band_masks` spans of bands and `time_masks` spans of frames. dropout: on the
+    outputs of residual branches, None for none.
 
     Batch normalisation has no running averages. Evaluation uses the statistics of the first 128 training utterances under
     the evaluated weights ("precise" batch norm, Wu & Johnson 2021), without augmentation.
@@ -106,11 +107,14 @@ class SpeechRecognition(Workload):
         return jnp.mean(_loss_per_letter(logits, frames, batch)), {}
 
     def evaluate(self, params: Params, data: Mapping[str, Array], split: str) -> dict[str, Array]:
-        """`loss` as in training, without augmentation; `word_error_rate` of the whole split; `word_error_rate_stderr`."""
+        """`loss` as in training, without augmentation; `word_error_rate` of the whole split, in which letters
+        that no training transcript has are never right; `word_error_rate_stderr`.
+        """
         if f"{split}_samples" not in data:
             raise BadInput(f"{self.name} has no split '{split}'. Valid names: train, validation, test.")
         count, at_once = data[f"{split}_samples"].shape[0], min(_AT_ONCE, data["train_samples"].shape[0])
         turns = -(-count // at_once)
+        unknown = self._speech.unknown or -1
 
         def turn(given: Moments, number: Array) -> tuple[Moments, tuple[Array, ...]]:
             """The first is of training utterances; its batch normalisation statistics serve all others."""
@@ -121,13 +125,15 @@ class SpeechRecognition(Workload):
             batch = self._examples(sounds)
             logits, frames, used = self.transcribe(params, batch["features"], batch["frames"], given=given, own=first)
             losses = _loss_per_letter(logits, frames, batch)
-            errors, words = word_errors(*greedy_decode(logits, frames), batch["labels"], batch["lengths"], SEPARATOR)
+            said = jnp.where(batch["labels"] == unknown, -1, batch["labels"])  # what matches nothing
+            errors, words = word_errors(*greedy_decode(logits, frames), said, batch["lengths"], SEPARATOR)
             return used, (losses, errors, words)
 
         _, (losses, errors, words) = jax.lax.scan(turn, self._no_moments(params), jnp.arange(1 + turns))
         losses, errors, words = (x[1:].reshape(-1)[:count] for x in (losses, errors, words))
         rate, standard_error = word_error_rate(errors, words)
-        return {"loss": jnp.mean(losses), "word_error_rate": rate, "word_error_rate_stderr": standard_error}
+        scores = {"word_error_rate": rate, "word_error_rate_stderr": standard_error}
+        return where_finite({"loss": jnp.mean(losses), **scores})
 
     def transcribe(
         self, params: Params, features: Array, frames: Array, **options: Array

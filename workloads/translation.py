@@ -18,6 +18,7 @@ from workloads.data.corpus import SPLITS
 from workloads.data.parallel import EOS, PAD, UNKNOWN, Parallel
 from workloads.layers import matmul
 from workloads.metrics import bleu
+from workloads.metrics.finite import where_finite
 from workloads.translation_layers import attend_from_one, by_position, layer_norm, sinusoids
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"relu": jax.nn.relu, "tanh": jnp.tanh, "gelu": jax.nn.gelu}
@@ -35,9 +36,8 @@ class Translation(Workload):
     sqrt(width)); residual branches begin at zero except where the decoder reads the encoder.
 
     data: "generated" (workloads/data/transduction.py) or path:SOURCE,TARGET (workloads/data/parallel.py). data_seed: of the
-    generated language and its sentences. train_sentences: how many of them. validation_sentences, test_sentences: of the
-    held-out splits, for files at most. max_length, max_vocabulary: of a file's sentences, in words and the end mark, and
-    of its words.
+    generated language and its sentences. train_sentences, validation_sentences, test_sentences: how many of them, for files
+    at most. max_length, max_vocabulary: of a file's sentences, in words and the end mark, and of its words.
     depth: layers of the encoder, and of the decoder. heads: attention heads; the head size is width / heads.
     pre_ln: normalise before each residual branch, else after the sum. activation, glu: of the MLP; glu multiplies it with a
     second, linear one. attention_temp: factor on all attention logits. label_smoothing: share of the target that is spread
@@ -126,13 +126,13 @@ class Translation(Workload):
         return type(self), self.data, self.data_seed, sizes, self.max_length, self.max_vocabulary
 
     def _corpus(self) -> Parallel:
-        held_out = {"validation": self.validation_sentences, "test": self.test_sentences}
+        most = self.train_sentences, self.validation_sentences, self.test_sentences
         if self.data == "generated":
-            return transduction.generate(self.data_seed, (self.train_sentences, *held_out.values()))
+            return transduction.generate(self.data_seed, most)
         if not self.data.startswith("path:"):
             raise BadInput(f"unknown workload.data '{self.data}'. Valid: generated, or path:SOURCE,TARGET")
         stamps = tuple(parallel.stamp(path) for path in parallel.parse(self.data))
-        return _cached_files(stamps, self.max_length, self.max_vocabulary, tuple(held_out.items()))
+        return _cached_files(stamps, self.max_length, self.max_vocabulary, most)
 
     def init(self, key: Array) -> Params:
         """Normal with standard deviation fan-in^-1/2; what most residual branches end with begins at zero (see LanguageModel).
@@ -211,7 +211,8 @@ class Translation(Workload):
 
         nats, counts = jax.lax.map(one_chunk, jax.tree.map(chunks, pairs))
         score, stderr = bleu.corpus_bleu(counts.reshape(-1, counts.shape[-1])[:count])
-        return {"loss": jnp.sum(nats) / jnp.sum(pairs["target"] != PAD), "bleu": score, "bleu_stderr": stderr}
+        loss = jnp.sum(nats) / jnp.sum(pairs["target"] != PAD)
+        return where_finite({"loss": loss, "bleu": score, "bleu_stderr": stderr})
 
     def activations(self, params: Params, batch: Batch) -> dict[str, Array]:
         """Embeddings, outputs of residual branches, what the decoder reads, (B S, W) or (B T, W); logits (B T, V)."""
@@ -392,7 +393,7 @@ def _counts(hypotheses: Array, references: Array) -> Array:
 
 @functools.lru_cache(maxsize=4)
 def _cached_files(
-    stamps: tuple[parallel.Stamp, ...], most_tokens: int, most_words: int, held_out: tuple[tuple[str, int], ...]
+    stamps: tuple[parallel.Stamp, ...], most_tokens: int, most_words: int, most: tuple[int, ...]
 ) -> Parallel:
     source, target = (parallel.Path(name) for name, _, _ in stamps)
-    return parallel.load_files(source, target, most_tokens, most_words, dict(held_out))
+    return parallel.load_files(source, target, most_tokens, most_words, dict(zip(SPLITS, most, strict=True)))

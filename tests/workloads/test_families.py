@@ -158,15 +158,18 @@ def test_float_fields_are_traced(name: str) -> None:
 def test_evaluation_gives_loss_and_metric_on_both_splits(name: str) -> None:
     workload = ROWS[name].small
     data = arrays(workload)
-    scores = quick_jit(lambda params: {split: workload.evaluate(params, data, split) for split in SPLITS})(
-        scattered(workload)
-    )
+    evaluated = quick_jit(lambda params: {split: workload.evaluate(params, data, split) for split in SPLITS})
+    scores = evaluated(scattered(workload))
     assert workload.metric.direction in ("minimize", "maximize")
     for split in SPLITS:
         assert {"loss", workload.metric.name} <= scores[split].keys()
         assert all(np.shape(value) == () and np.isfinite(value) for value in scores[split].values())
     if data:
         assert scores["validation"]["loss"] != scores["test"]["loss"]
+    nothing = evaluated(jax.tree.map(lambda p: jnp.full_like(p, jnp.nan), scattered(workload)))
+    assert all(np.isnan(value) for split in SPLITS for value in nothing[split].values()), (
+        "no metric of what is no number"
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -108,12 +108,13 @@ def test_the_loss_is_its_definition_and_the_gradient_is_finite(data, changes):
 
 def test_the_start_is_near_the_trivial_predictor(params, data):
     scores = evaluate(SMALL, params, data, "validation")
-    assert set(scores) == {"loss", "error_rate"}
+    assert set(scores) == {"loss", "error_rate", "error_rate_stderr"}
     assert abs(scores["loss"] - np.log(10)) < 1.0
     assert scores["error_rate"] > 0.75
     silent = evaluate(dataclasses.replace(SMALL, output_scale=0.0), params, data, "test")
     assert silent["loss"] == pytest.approx(np.log(10), rel=1e-6)
     assert silent["error_rate"] == pytest.approx(0.9, abs=1e-6)
+    assert silent["error_rate_stderr"] == pytest.approx((0.9 * 0.1 / 299) ** 0.5, rel=1e-5)
 
 
 def test_evaluation_is_not_smoothed(params, data):

@@ -123,6 +123,8 @@ def test_the_default_set_is_small_and_says_what_it_is() -> None:
     assert loaded.info["images"] == {"train": 48, "validation": 20, "test": 32}
     assert not loaded.splits["train"][0].flags.writeable
     assert load_images("shapes:train=48,test=32,seed=3", 8, 20) is loaded
+    others = [load_images(f"shapes:train=48,test=32,seed={seed}", size, 20) for seed, size in ((4, 8), (3, 9))]
+    assert len({image_set.info["sha256"] for image_set in (loaded, *others)}) == 3
     default = parse("")
     assert (default.train + default.test + 512) * 32 * 32 * 3 < 60e6
     assert default.test >= 10_000
@@ -198,6 +200,25 @@ def test_image_folders(tmp_path: Path) -> None:
     assert again.info["images"] == {"train": 7, "validation": 8, "test": 5}
     assert again.splits["test"][1].tolist() == [1] * 5
     assert again.info["sha256"] != found.info["sha256"]
+
+
+def test_validation_is_held_out_of_training_where_there_is_a_test_folder_only(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"train": {"cat": 20, "dog": 10}, "test": {"cat": 3, "dog": 2}})
+    found = loaded(tmp_path)
+    assert found.info["images"] == {"train": 27, "validation": 3, "test": 5}
+    assert sorted(found.splits["validation"][1].tolist()) == [0, 0, 1]
+    assert "validation is 3 of the training images" in found.info["split"]
+
+
+@pytest.mark.parametrize("layout", ["ILSVRC", "Tiny ImageNet", "unlabelled test"])
+def test_images_without_class_folders_are_told_to_be_sorted(tmp_path: Path, layout: str) -> None:
+    (tmp_path / "train").mkdir()
+    write_folder(tmp_path / "train", {"cat": {"images": 2}, "dog": {"images": 3}})  # CLASS/images, as in Tiny ImageNet
+    place = {"ILSVRC": "val", "Tiny ImageNet": "val/images", "unlabelled test": "test/images"}[layout]
+    (tmp_path / place).mkdir(parents=True)
+    (tmp_path / "train" / "cat" / "images" / "0.JPEG").rename(tmp_path / place / "val_0.JPEG")
+    with pytest.raises(BadInput, match=rf"sort them into {place[:3]}\w*/CLASS/"):
+        loaded(tmp_path)
 
 
 def test_images_of_other_sizes_are_scaled_and_cropped_at_the_centre(tmp_path: Path) -> None:
@@ -430,7 +451,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     "untrained class": (
         lambda root: write_folder(root, {"train": {"a": 2, "b": 2, "c": 0}, "val": {"a": 2, "b": 2, "c": 1}}),
         "",
-        "validation images of class 'c', but no training image of it: add some, or leave it out",
+        "val images of class 'c', but no training image of it: add some, or leave it out",
     ),
     "untrained class of test": (
         lambda root: write_folder(root, {"train": {"a": 1, "b": 1, "c": 0}, "val": {"a": 2}, "test": {"c": 1}}),
@@ -446,6 +467,16 @@ BAD: dict[str, tuple[Callable[[Path], Any], str, str]] = {
         lambda root: write_npz(root, train_images=np.zeros((40, 6, 8), np.uint8)),
         "x.npz",
         "6 x 8 pixels: store square ones",
+    ),
+    "channels first": (
+        lambda root: write_npz(root, train_images=black(40, 3, 6, 6)),
+        "x.npz",
+        r"channels first: store channels last, images\.transpose\(0, 2, 3, 1\)",
+    ),
+    "CIFAR-100": (
+        lambda root: [(root / name).write_bytes(bytes(3074)) for name in ("train.bin", "test.bin")],
+        "",
+        "CIFAR-100's binary version, which is not read: store .* in an .npz",
     ),
     "one class": (lambda root: write_folder(root, {"train": {"a": 1}}), "", "at least 2 are needed"),
     "no val": (lambda root: write_folder(root, {"train": {"a": 1, "b": 1}}), "", "there is no folder"),

@@ -59,7 +59,7 @@ def test_resizing_keeps_smooth_images():
     np.testing.assert_allclose(np.abs(np.fft.fft2(small)), np.abs(np.fft.fft2(exact)), atol=1e-9)
 
 
-def write_volume(path, slices=4, height=40, width=36, view=(32, 32), seed=0, with_max=True, **changes):
+def write_volume(path, slices=4, height=40, width=36, view=(32, 32), seed=0, with_max=True, patient=None, **changes):
     """A file as fastMRI's: k-space, the cropped magnitude image, and its largest value."""
     h5py = pytest.importorskip("h5py", reason="h5py is in the dev extra")
     images = scans(slices, height, width, seed) * 1e-4
@@ -72,6 +72,8 @@ def write_volume(path, slices=4, height=40, width=36, view=(32, 32), seed=0, wit
                 file[name] = values
         if with_max:
             file.attrs["max"] = reconstruction.max()
+        if patient is not None:
+            file.attrs["patient_id"] = patient
     return reconstruction
 
 
@@ -123,10 +125,51 @@ def test_slices_are_of_all_volumes_and_evenly_spaced(tmp_path, with_max):
     counts = np.bincount(np.searchsorted(ends, rows("train"), side="right"), minlength=10)
     assert all(count in ((2,) if name == "file5.h5" else (3, 4)) for name, count in zip(names, counts, strict=True))
     assert rows("validation") == [1, 4, 7]
-    np.testing.assert_array_equal(found.splits["train"].peak, every.splits["train"].peak[rows("train")])
+    for split in ("validation", "test"):
+        largest = np.abs(every.splits[split].images).max()  # of the one volume, resized, whatever its attribute says
+        np.testing.assert_allclose(found.splits[split].peak, largest, rtol=1e-6)
     few = kspace.load_folder(tmp_path, 16, {"train": 4, "validation": 9, "test": 9}).info
     assert few["slices"]["train"] == 4
     assert few["files"]["train"] == names[:4]
+
+
+def test_a_patient_is_in_one_split(tmp_path):
+    for i in range(24):
+        write_volume(tmp_path / f"file{i}.h5", slices=2, seed=i, patient=f"patient {i // 3}")
+    (tmp_path / "._file0.h5").write_text("what macOS leaves")
+    info = kspace.load_folder(tmp_path, 16, MOST).info
+    patients = {split: {int(name[4:-3]) // 3 for name in names} for split, names in info["files"].items()}
+    assert {split: len(found) for split, found in patients.items()} == {"train": 6, "validation": 1, "test": 1}
+    assert set.union(*patients.values()) == set(range(8))
+    assert all(len(info["files"][split]) == 3 * len(found) for split, found in patients.items())
+    assert "patient_id" in info["split"]
+
+
+def test_published_folders_are_kept_apart(tmp_path):
+    """As published: the training volumes train, the others are halved, and the masked ones have no target."""
+    for folder, numbers in (("train", range(3)), ("val", range(3, 9)), ("test", range(9, 11))):
+        (tmp_path / f"singlecoil_{folder}").mkdir()
+        for i in numbers:
+            masked = {"mask": np.ones(36), "reconstruction_esc": None} if folder == "test" else {}
+            write_volume(tmp_path / f"singlecoil_{folder}/file{i}.h5", seed=i, patient=f"p{(i + 1) // 2}", **masked)
+    write_volume(tmp_path / "file12.h5", patient="another")
+    info = kspace.load_folder(tmp_path, 16, MOST).info
+    numbers = {split: {int(name[4:-3]) for name in names} for split, names in info["files"].items()}
+    assert numbers["train"] == {0, 1, 2}
+    assert numbers["validation"] | numbers["test"] == set(range(3, 9))
+    assert {(i + 1) // 2 for i in numbers["validation"]}.isdisjoint({(i + 1) // 2 for i in numbers["test"]})
+    assert info["left_out"] == {"without_reconstruction": 2, "in_other_folders": 1}
+    assert "halves of the patients" in info["split"]
+    write_volume(tmp_path / "singlecoil_test/file11.h5", mask=np.ones(36), reconstruction_esc=None)
+    with pytest.raises(BadInput, match=r"all 3 volumes .*give the folder of singlecoil_train and singlecoil_val"):
+        kspace.load_folder(tmp_path / "singlecoil_test", 16, MOST)
+
+
+def test_too_few_patients(tmp_path):
+    for i in range(4):
+        write_volume(tmp_path / f"file{i}.h5", patient=f"p{i % 2}")
+    with pytest.raises(BadInput, match=r"too few patients, none for the .* split: give volumes of at least 3"):
+        kspace.load_folder(tmp_path, 16, MOST)
 
 
 def test_a_split_of_one_slice_is_refused(tmp_path):

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from workloads.base import BadInput
+from workloads.data import parallel
+from workloads.data.corpus import SPLITS
 from workloads.data.parallel import EOS, PAD, SPECIAL, UNKNOWN, load_files
 from workloads.translation import Translation
 
-HELD_OUT = {"validation": 256, "test": 256}
+MOST = {"train": 10**6, "validation": 256, "test": 256}
 
 
 def write(folder, source, target):
@@ -31,7 +33,7 @@ def numbered(count):
 
 def test_pairs_stay_together_and_words_come_back(tmp_path):
     source, target = numbered(400)
-    corpus = load_files(*write(tmp_path, source, target), 32, 100, HELD_OUT)
+    corpus = load_files(*write(tmp_path, source, target), 32, 100, MOST)
     assert sum(corpus.info["pairs"].values()) == 400
     assert 15 > corpus.info["pairs"]["test"] > 5 or corpus.info["pairs"]["test"] < 40
     assert len(corpus.vocabulary) == 100
@@ -53,28 +55,53 @@ def test_pairs_stay_together_and_words_come_back(tmp_path):
 
 def test_a_sentence_is_in_one_split_only(tmp_path):
     source, target = numbered(200)
-    corpus = load_files(*write(tmp_path, source * 2, target * 2), 32, 1000, HELD_OUT)
+    corpus = load_files(*write(tmp_path, source * 2, target * 2), 32, 1000, MOST)
     held = {tuple(row) for split in ("validation", "test") for row in corpus.source[split]}
     assert held.isdisjoint(tuple(row) for row in corpus.source["train"])
+
+
+def test_few_pairs_are_spread_over_the_file_and_are_the_first_of_more(tmp_path):
+    """The word of a line is its number."""
+    paths = write(tmp_path, *("".join(f"{word}{i}\n" for i in range(4000)) for word in "ab"))
+
+    def lines(train):
+        most = {"train": train, "validation": 60, "test": 60}
+        corpus = load_files(*paths, 9, 2**16, most)
+        assert corpus.info["pairs"] == most
+        return {split: [corpus.vocabulary[row[0]] for row in corpus.source[split]] for split in SPLITS}, corpus.info
+
+    (few, info), (more, again) = lines(60), lines(900)
+    assert more["train"][:60] == few["train"]
+    assert 1400 < np.mean([int(word[1:]) for word in few["train"]]) < 2600, "4 standard errors about the middle"
+    assert info["unknown"]["test"] == again["unknown"]["test"] == 1.0
+    assert "'train': 60" in info["split"]
+
+
+def test_more_than_fits_is_refused(tmp_path, monkeypatch):
+    paths = write(tmp_path, *numbered(200))
+    monkeypatch.setattr(parallel, "MOST_BYTES", 100 * 2 * 11 * 2)
+    assert load_files(*paths, 32, 100, MOST | {"train": 50}).info["pairs"]["train"] == 50
+    with pytest.raises(BadInput, match=r"lower workload\.train_sentences=1000000 or workload\.max_length=32"):
+        load_files(*paths, 32, 100, MOST)
 
 
 @pytest.mark.parametrize("word", SPECIAL)
 def test_words_written_like_special_ones_are_unknown(tmp_path, word):
     texts = [text.replace("w3 ", f"{word} ") for text in numbered(200)]
     assert f"{word} " in texts[0]
-    corpus = load_files(*write(tmp_path, *texts), 32, 1000, HELD_OUT)
+    corpus = load_files(*write(tmp_path, *texts), 32, 1000, MOST)
     for tokens in (*corpus.source.values(), *corpus.target.values()):
         for sentence in tokens:
             end = sentence.tolist().index(EOS)
             assert np.all(sentence[:end] >= UNKNOWN)
             assert np.all(sentence[end + 1 :] == PAD)
-    plain = load_files(*write(tmp_path, *numbered(200)), 32, 1000, HELD_OUT)
+    plain = load_files(*write(tmp_path, *numbered(200)), 32, 1000, MOST)
     assert np.sum(corpus.source["train"] == UNKNOWN) > np.sum(plain.source["train"] == UNKNOWN)
 
 
 def test_long_and_empty_sentences_are_left_out(tmp_path):
     source, target = numbered(300)
-    corpus = load_files(*write(tmp_path, source + "a\n\n", target + "\nb\n"), 6, 1000, HELD_OUT)
+    corpus = load_files(*write(tmp_path, source + "a\n\n", target + "\nb\n"), 6, 1000, MOST)
     assert corpus.info["left_out"] == {"empty": 2, "too_long": 300 - corpus.info["pairs"]["train"] - sum(
         corpus.info["pairs"][split] for split in ("validation", "test")
     )}  # fmt: skip
@@ -93,7 +120,7 @@ def test_long_and_empty_sentences_are_left_out(tmp_path):
 )
 def test_bad_files(tmp_path, source, target, message):
     with pytest.raises(BadInput, match=message):
-        load_files(*write(tmp_path, source, target), 4, 1000, HELD_OUT)
+        load_files(*write(tmp_path, source, target), 4, 1000, MOST)
 
 
 @pytest.mark.parametrize(
@@ -112,9 +139,9 @@ def test_bad_data_fields(data, message):
 def test_a_workload_reads_files_again_when_they_change(tmp_path):
     source, target = numbered(300)
     first, second = write(tmp_path, source, target)
-    workload = Translation(data=f"path:{first},{second}", validation_sentences=5)
+    workload = Translation(data=f"path:{first},{second}", validation_sentences=10)
     data = workload.load()
-    assert len(data.arrays["validation_source"]) == 5
+    assert len(data.arrays["validation_source"]) == 10
     assert workload.oracle_metric() is None
     assert 0 < workload.trivial_metric() < 50
     write(tmp_path, source + "new\n", target + "neu\n")

@@ -29,8 +29,23 @@ def test_sizes_and_magnitudes():
 
 def test_deterministic_by_seed():
     phantoms._generate.cache_clear()
-    assert generate(3, SIZE, (400, 20, 30)).info == SCANS.info
+    again = generate(3, SIZE, (400, 20, 30))
+    assert again.info == SCANS.info
+    np.testing.assert_array_equal(again.splits["test"].images, SCANS.splits["test"].images)
     assert generate(4, SIZE, (400, 20, 30)).info["sha256"] != SCANS.info["sha256"]
+
+
+def test_identity_is_what_images_are_made_from_and_not_how_they_round(monkeypatch):
+    """As on a processor whose sines differ in the last bit."""
+    sine, cosine = np.sin, np.cos
+    monkeypatch.setattr(np, "sin", lambda x: np.nextafter(sine(x), np.float32(2)))
+    monkeypatch.setattr(np, "cos", lambda x: np.nextafter(cosine(x), np.float32(2)))
+    phantoms._generate.cache_clear()
+    elsewhere = generate(3, SIZE, (400, 20, 30))
+    phantoms._generate.cache_clear()
+    assert np.any(elsewhere.splits["train"].images != SCANS.splits["train"].images)
+    assert elsewhere.info["sha256"] == SCANS.info["sha256"]
+    assert generate(3, SIZE, (400, 20, 31)).info["sha256"] != SCANS.info["sha256"]
 
 
 def test_a_phantom_is_a_body_on_black():

@@ -8,13 +8,15 @@ import wave
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from workloads.base import BadInput
-from workloads.data import formants
+from workloads.data import formants, librispeech
 from workloads.data.formants import LETTERS, SAMPLE_RATE, SAMPLES, SEPARATOR, Speakers, Spoken, lexicon, speak
-from workloads.data.speech import SPLITS, load_speech
+from workloads.data.speech import SPLITS, UNKNOWN, load_speech
+from workloads.speech import SpeechRecognition
 from workloads.speech_frontend import FrontEnd, log_mel, mel_filters, spec_augment
 
 QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}  # a third of the time to compile
@@ -278,10 +280,49 @@ def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
     assert load(tmp_path).transcripts("validation") == TEXTS[3:4]
 
 
-def test_changed_recordings_are_another_data_set(tmp_path: Path) -> None:
-    before = load(library(tmp_path)).info["sha256"]
+def test_recordings_are_read_once_and_changed_ones_are_another_data_set(tmp_path: Path) -> None:
+    before = load(library(tmp_path))
     write_wav(tmp_path / "dev-clean/5/6/5-6-0003.wav", SOUNDS[5, :7201])
-    assert load(tmp_path).info["sha256"] != before
+    assert load(tmp_path) is before
+    load_speech.cache_clear()
+    assert load(tmp_path).info["sha256"] != before.info["sha256"]
+
+
+def test_letters_that_are_not_trained_share_a_label_that_never_matches(tmp_path: Path) -> None:
+    library(tmp_path)
+    (tmp_path / "dev-clean/5/6/5-6.trans.txt").write_text("5-6-0003 THAT \u00dcX\n", "utf-8")
+    speech = load(tmp_path)
+    assert speech.alphabet == " '" + "".join(sorted(set("".join(TEXTS[:3])) - set(" '"))) + UNKNOWN
+    assert speech.unknown == len(speech.alphabet)
+    assert speech.transcripts("validation") == [f"THAT {2 * UNKNOWN}"]
+    assert speech.info["letters_not_trained"] == ["X", "\u00dc"]
+    labels = np.repeat(speech.arrays["validation_labels"][0], 2)
+    labels[1::2] = 0
+
+    class Parrot(SpeechRecognition):
+        """Hears the labels of the validation split, the unknown one too."""
+
+        name = "parrot"
+
+        def transcribe(self, params, features, frames, **options):
+            logits = jnp.broadcast_to(
+                50.0 * jax.nn.one_hot(labels, self.letters), (len(frames), len(labels), self.letters)
+            )
+            return logits, jnp.full(len(frames), len(labels)), {}
+
+    most = dict.fromkeys(("utterances", "validation_utterances", "test_utterances"), 9)
+    parrot = Parrot(data=f"path:{tmp_path}", longest_ms=2000, **most)
+    scores = quick_jit(parrot.evaluate, static_argnums=2)({}, dict(speech.arrays), "validation")
+    assert scores["word_error_rate"] == 0.5
+    assert np.isfinite(scores["loss"])
+
+
+def test_recordings_beyond_the_memory_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(librispeech, "MOST_BYTES", 5 * 12800 * 2)
+    with pytest.raises(
+        BadInput, match=r"6 recordings .* 1\.6 s.* lower workload\.utterances=9.*test_utterances=9.*longest_ms=2000"
+    ):
+        load(library(tmp_path))
 
 
 def without_transcript(root: Path) -> None:

@@ -1,6 +1,6 @@
 """The user's own labelled images, in one of three layouts. No pickle is ever read.
 
-FOLDER/train/CLASS/*.png|jpg, FOLDER/val/CLASS/*, optionally FOLDER/test/CLASS/*     ImageNet's
+FOLDER/train/CLASS/*.png|jpg, and val/CLASS/*, test/CLASS/* or both     ImageNet's; what is missing is held out of the other
 FILE.npz      train_images, train_labels, test_images, test_labels, optionally val_images and val_labels: (N, S, S) or
               (N, S, S, C) uint8, and (N,) or (N, 1) integers
 FOLDER/data_batch_*.bin, FOLDER/test_batch.bin     CIFAR-10's binary version
@@ -26,13 +26,14 @@ if TYPE_CHECKING:
     from PIL import Image
 
 LAYOUTS = (
-    "a folder with train/CLASS/*.png and val/CLASS/*.png (or .jpg), an .npz file with train_images, train_labels, "
-    "test_images and test_labels, or a folder with CIFAR-10's data_batch_*.bin and test_batch.bin"
+    "a folder with train/CLASS/*.png and val/CLASS/*.png or test/CLASS/*.png (or .jpg), an .npz file with train_images, "
+    "train_labels, test_images and test_labels, or a folder with CIFAR-10's data_batch_*.bin and test_batch.bin"
 )
 SUFFIXES = (".png", ".jpg", ".jpeg")
 MOST_BYTES = 2**31  # of pixels: all splits lie in memory
 _CIFAR_SIDE, _CIFAR_CLASSES = 32, 10
 _CIFAR_RECORD = 1 + 3 * _CIFAR_SIDE**2
+_MOST_CHANNELS = 4
 _MOST_16_BIT = 2**16 - 1
 _MOST_HELD_OUT = 0.1  # of the training images, where no file is for validation
 _DAMAGED = (  # what NumPy raises for files that are no .npz, or broken ones
@@ -46,7 +47,7 @@ _DAMAGED = (  # what NumPy raises for files that are no .npz, or broken ones
     zlib.error,
     tokenize.TokenError,
 )
-_Listing = tuple[list[Path], np.ndarray]
+_Listing = tuple[np.ndarray, np.ndarray]  # paths, which are objects, and labels
 
 
 def load(written: str, size: int, validation: int) -> ImageSet:
@@ -59,6 +60,11 @@ def load(written: str, size: int, validation: int) -> ImageSet:
         raise BadInput(f"workload.data=path:{written} does not exist. Give {LAYOUTS}")
     if path.is_file():
         return _load_npz(path, size, validation)
+    if (path / "train.bin").is_file() and (path / "test.bin").is_file():
+        raise BadInput(
+            f"workload.data=path:{written} looks like CIFAR-100's binary version, which is not read: store its images and "
+            f"either its fine or its coarse labels in an .npz file with train_images, train_labels, test_images and test_labels"
+        )
     if any(path.glob("*.bin")):
         return _load_cifar(path, size, validation)
     if (path / "train").is_dir():
@@ -78,18 +84,21 @@ def _load_folder(root: Path, size: int, validation: int) -> ImageSet:
     names = sorted(entry.name for entry in (root / "train").iterdir() if entry.is_dir() and entry.name[0] != ".")
     if len(names) < 2:
         raise BadInput(f"'{root / 'train'}' has {len(names)} class folders; at least 2 are needed: train/CLASS/*.png")
-    listed = {"train": _listing(root / "train", names), "validation": _listing(root / "val", names)}
+    given = {name: _listing(root / name, names) for name in ("train", "val", "test") if (root / name).is_dir()}
+    _check_labels({split: labels for split, (_, labels) in given.items()}, root, names)
     rule = "by folder"
-    if (root / "test").is_dir():
-        listed["test"] = _listing(root / "test", names)
+    if "val" not in given and "test" in given:
+        train, held, rule = _hold_out(given["train"], validation)
+        listed = {"train": train, "validation": held, "test": given["test"]}
     else:
-        files, labels = listed["validation"]
-        listed["validation"], listed["test"] = (files[::2], labels[::2]), (files[1::2], labels[1::2])
-        rule = "by folder; test is every second image of val (there is no folder test)"
-    _check_labels({split: labels for split, (_, labels) in listed.items()}, root, names)
+        files, labels = given["val"] if "val" in given else _listing(root / "val", names)
+        listed = {"train": given["train"], "validation": (files, labels), "test": given.get("test", (files, labels))}
+        if "test" not in given:
+            listed |= {"validation": (files[::2], labels[::2]), "test": (files[1::2], labels[1::2])}
+            rule = "by folder; test is every second image of val (there is no folder test)"
     files, labels = listed["validation"]
     kept = spread(np.arange(len(files)), validation)
-    listed["validation"] = [files[row] for row in kept], labels[kept]
+    listed["validation"] = files[kept], labels[kept]
     _check_bytes(sum(len(files) for files, _ in listed.values()) * 3 * size * size, root)
     splits = {split: (_read_all(listed[split][0], size), listed[split][1]) for split in SPLITS}
     info = {"data": "image folder", "class_names": names, "split": rule}
@@ -97,24 +106,34 @@ def _load_folder(root: Path, size: int, validation: int) -> ImageSet:
 
 
 def _listing(folder: Path, names: Sequence[str]) -> _Listing:
-    """The image files of every class folder, in order, and their labels."""
+    """The image files of every class folder, at any depth (Tiny ImageNet's are in CLASS/images), in order, and their labels."""
     if not folder.is_dir():
         raise BadInput(f"there is no folder '{folder}'. Give {LAYOUTS}")
-    strange = {entry.name for entry in folder.iterdir() if entry.is_dir()} - set(names)
+    entries = [entry for entry in folder.iterdir() if entry.name[0] != "."]
+    strange = {entry.name for entry in entries if entry.is_dir()} - set(names)
+    if strange == {"images"} or any(entry.suffix.lower() in SUFFIXES for entry in entries):
+        raise BadInput(
+            f"the images in '{folder}' lie in no class folder: sort them into {folder.name}/CLASS/, as those of train, by the "
+            f"data set's list of labels (Tiny ImageNet's is val_annotations.txt, ILSVRC 2012's in its development kit); a test "
+            f"folder without labels must go elsewhere"
+        )
     if strange:
         raise BadInput(f"'{folder}' has class folders that train/ lacks: {', '.join(sorted(strange)[:5])}; rename them")
     files: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(names):
-        entries = sorted((folder / name).iterdir()) if (folder / name).is_dir() else []
-        found = [file for file in entries if file.suffix.lower() in SUFFIXES and file.name[0] != "."]
+        found = [
+            file
+            for file in sorted((folder / name).rglob("*"))
+            if file.suffix.lower() in SUFFIXES and file.name[0] != "."
+        ]
         files += found
         labels += [label] * len(found)
-    return files, np.array(labels, np.int32)
+    return np.array(files, dtype=object), np.array(labels, np.int32)
 
 
-def _read_all(files: Sequence[Path], size: int) -> np.ndarray:
-    """(N, size, size, 3) uint8: scaled so that the shorter side fits, and cropped at the centre; see _rgb for the colours."""
+def _read_all(files: np.ndarray, size: int) -> np.ndarray:
+    """Paths (N,) -> (N, size, size, 3) uint8: scaled so that the shorter side fits, and cropped at the centre; see _rgb."""
     try:
         from PIL import Image, ImageOps
     except ImportError:
@@ -189,6 +208,11 @@ def _arrays(arrays: dict[str, np.ndarray], split: str, path: Path) -> Split:
     if images.dtype != np.uint8 or images.ndim not in (3, 4):
         raise BadInput(
             f"{names[0]} in '{path}' is {images.dtype} of shape {images.shape}: store uint8 of shape (N, S, S) or (N, S, S, C)"
+        )
+    if images.ndim == 4 and images.shape[1] <= _MOST_CHANNELS < images.shape[3]:
+        raise BadInput(
+            f"{names[0]} in '{path}' has shape {images.shape}, channels first: store channels last, "
+            f"images.transpose(0, 2, 3, 1)"
         )
     if labels.shape not in ((len(images),), (len(images), 1)) or not np.issubdtype(labels.dtype, np.integer):
         raise BadInput(

@@ -21,7 +21,7 @@ class ImageSet:
 
     mirrors: whether an image's mirror image has the same label. oracle: error rate on the validation labels of whoever knows
     how they were made, None where nobody does. info: JSON-able facts; always holds `images` (per split), `sha256` (of the
-    pixels and labels of all splits) and `split` (the rule in words).
+    pixels and labels of all splits; of generated ones see workloads.data.corpus.identity) and `split` (the rule in words).
     """
 
     splits: Mapping[str, Split]
@@ -42,14 +42,15 @@ def build(
     mirrors: bool = True,
     oracle: float | None = None,
 ) -> ImageSet:
-    """Freeze the arrays and add their sizes and SHA-256 to `info`."""
+    """Freeze the arrays and add their sizes to `info`, and their SHA-256 unless it has one."""
     digest = hashlib.sha256()
     for split in SPLITS:
         for array in splits[split]:
-            digest.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data)
+            if "sha256" not in info:
+                digest.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data)
             array.flags.writeable = False
     counts = {split: len(splits[split][1]) for split in SPLITS}
-    facts = {**info, "images": counts, "classes": classes, "sha256": digest.hexdigest()}
+    facts = {"sha256": digest.hexdigest(), **info, "images": counts, "classes": classes}
     return ImageSet(dict(splits), classes, mirrors, oracle, facts)
 
 

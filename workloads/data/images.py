@@ -14,6 +14,7 @@ import numpy as np
 
 from workloads.base import BadInput
 from workloads.data import image_files, textured_shapes
+from workloads.data.corpus import identity
 from workloads.data.image_set import SPLITS, ImageSet, Split, build, held_out, spread
 
 NAMES = ("shapes", "digits")
@@ -54,6 +55,7 @@ def _digits(size: int, validation: int) -> ImageSet:
     info = {
         "data": "digits",
         "source": "scikit-learn load_digits, enlarged by linear interpolation",
+        "sha256": identity("digits", 1, size=size, validation=validation),
         "split": "a sixth of every class in validation and in test, by a fixed shuffle",
     }
     return build(splits, 10, info, mirrors=False)

@@ -8,7 +8,8 @@ repair. Images are magnitudes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,12 @@ from workloads.data.corpus import SPLITS
 
 CENTRE = 0.08  # share of the columns that is always measured, as in fastMRI
 _AXES = (-2, -1)
-_SHARES = (0.8, 0.1, 0.1)  # of the files of a folder, in the order of SPLITS
+_SHARES = (0.8, 0.1, 0.1)  # of the patients of a folder, in the order of SPLITS
+_RECONSTRUCTIONS = ("reconstruction_esc", "reconstruction_rss")
 Stamp = tuple[str, int, int]  # path, bytes, modification time in ns
 LAYOUT = (
     "a folder of fastMRI single-coil volumes, *.h5, each with `kspace` (slices, height, width), complex, and "
-    "`reconstruction_esc` or `reconstruction_rss` (slices, height, width)"
+    "`reconstruction_esc` or `reconstruction_rss` (slices, height, width), below folders *_train and *_val or not"
 )
 
 
@@ -98,22 +100,30 @@ def stamps(folder: Path) -> tuple[Stamp, ...]:
 
 
 def load_folder(folder: Path, size: int, most: Mapping[str, int]) -> ScanSet:
-    """The volumes below a folder (see LAYOUT), whole files in one split each: 80/10/10 by the SHA-256 of their names.
+    """The volumes below a folder (see LAYOUT), all volumes of a patient (attribute `patient_id`, else the file's name) in one
+    split: of folders whose names end in _train and _val the first trains, and the patients of the second are halved between
+    validation and test, as AlgoPerf does with its files; without such folders 80/10/10 of the patients. Patients are taken in
+    the order of their SHA-256. Volumes with a `mask` and no reconstruction, as fastMRI's test set has, are left out.
 
     A slice is brought to the field of view of the file's reconstruction, as fastMRI does, by cropping the middle of the fully
     sampled image, and then to size x size pixels by cropping k-space; its magnitude is the target (at full size it is
-    `reconstruction_esc`). peak is the file's attribute `max`, else the largest magnitude of the volume.
+    `reconstruction_esc`). peak is the largest magnitude of the volume at this size (in training: of the slices taken), at
+    full size the file's attribute `max`, where it has one, as in fastMRI and AlgoPerf.
     most: split -> the most slices it may have, evenly spaced ones of each of its files, about as many of one as of another.
-    Raises BadInput on missing or malformed files, fewer than three, or a split of fewer than two slices.
+    Raises BadInput on missing or malformed files, too few patients, or a split of fewer than two slices.
     """
-    files = _files(folder)
-    ends = np.round(np.cumsum(_SHARES) * len(files)).astype(int)
-    ends = np.maximum.accumulate(np.minimum(np.maximum(ends, [1, 2, 3]), len(files) - np.array([2, 1, 0])))
-    chosen = dict(zip(SPLITS, np.split(np.array(files, dtype=object), ends[:-1]), strict=True))
+    volumes = [_volume(path, folder) for path in _files(folder)]
+    usable = [volume for volume in volumes if volume.reconstructed]
+    if not usable:
+        raise BadInput(
+            f"all {len(volumes)} volumes in '{folder}' have a mask and no reconstruction, as fastMRI's test set, which nothing "
+            f"can be learnt from: give the folder of singlecoil_train and singlecoil_val; it must be {LAYOUT}"
+        )
+    chosen, rule = _split(usable, folder)
     splits: dict[str, Scans] = {}
     names: dict[str, list[str]] = {}
     for split in SPLITS:
-        splits[split], names[split] = _read_all(list(chosen[split]), size, most[split])
+        splits[split], names[split] = _read_all(chosen[split], size, most[split], whole=split != "train")
         if len(splits[split].peak) < 2:
             raise BadInput(
                 f"'{folder}' leaves {len(splits[split].peak)} slice to the {split} split ({', '.join(names[split])}), which "
@@ -123,15 +133,74 @@ def load_folder(folder: Path, size: int, most: Mapping[str, int]) -> ScanSet:
         "source": "fastMRI files",
         "files": names,
         "slices": {split: len(scans.peak) for split, scans in splits.items()},
-        "sha256": fingerprint(splits),
+        "left_out": {
+            "without_reconstruction": len(volumes) - len(usable),
+            "in_other_folders": len(usable) - sum(map(len, chosen.values())),
+        },
+        "split": rule,
+        "sha256": _fingerprint(splits),
     }
     return ScanSet(splits, info)
+
+
+@dataclass(frozen=True)
+class _Volume:
+    """folders: between the data set's folder and the file."""
+
+    path: Path
+    patient: str
+    folders: tuple[str, ...]
+    reconstructed: bool
+
+
+def _volume(path: Path, folder: Path) -> _Volume:
+    with _opened(path) as file:
+        patient = file.attrs.get("patient_id", path.name)
+        patient = patient.decode(errors="replace") if isinstance(patient, bytes) else str(patient)
+        reconstructed = "mask" not in file or any(name in file for name in _RECONSTRUCTIONS)
+    return _Volume(path, patient, path.relative_to(folder).parts[:-1], reconstructed)
+
+
+def _split(volumes: Sequence[_Volume], folder: Path) -> tuple[dict[str, list[Path]], str]:
+    """The files of every split, and the rule in words."""
+    within = {end: [v for v in volumes if any(name.endswith(end) for name in v.folders)] for end in ("_train", "_val")}
+    if all(within.values()):
+        train, held_out = (_by_patient(within[end]) for end in ("_train", "_val"))
+        half = len(held_out) // 2
+        groups = train, held_out[:half], held_out[half:]
+        rule = (
+            "train: folder *_train; validation and test: halves of the patients in *_val, by the SHA-256 of patient_id"
+        )
+    else:
+        patients = _by_patient(volumes)
+        ends = np.round(np.cumsum(_SHARES) * len(patients)).astype(int)
+        ends = np.clip(ends, [1, 2, 3], np.maximum(len(patients) - np.array([2, 1, 0]), 0))
+        groups = patients[: ends[0]], patients[ends[0] : ends[1]], patients[ends[1] :]
+        rule = "80/10/10 of the patients, by the SHA-256 of patient_id (of the file's name where there is none)"
+    for split, group in zip(SPLITS, groups, strict=True):
+        if not group:
+            raise BadInput(
+                f"'{folder}' has too few patients, none for the {split} split: give volumes of at least {len(SPLITS)} (of 2 in "
+                f"the folder *_val, where there is one), told apart by the attribute patient_id"
+            )
+    files = ([path for patient in group for path in patient] for group in groups)
+    return dict(zip(SPLITS, files, strict=True)), rule
+
+
+def _by_patient(volumes: Sequence[_Volume]) -> list[list[Path]]:
+    """The files of every patient, patients by the SHA-256 of what tells them apart."""
+    found: dict[str, list[Path]] = {}
+    for volume in volumes:
+        found.setdefault(volume.patient, []).append(volume.path)
+    return [
+        found[patient] for patient in sorted(found, key=lambda patient: hashlib.sha256(patient.encode()).hexdigest())
+    ]
 
 
 def _files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise BadInput(f"no folder '{folder}': write data=path:FOLDER with {LAYOUT}")
-    files = sorted(folder.rglob("*.h5"), key=lambda path: hashlib.sha256(path.name.encode()).hexdigest())
+    files = sorted(path for path in folder.rglob("*.h5") if not path.name.startswith("."))
     if len(files) < len(SPLITS):
         raise BadInput(
             f"'{folder}' has {len(files)} files *.h5, at least {len(SPLITS)} are needed: one a split; it must be {LAYOUT}"
@@ -139,7 +208,7 @@ def _files(folder: Path) -> list[Path]:
     return files
 
 
-def fingerprint(splits: Mapping[str, Scans]) -> str:
+def _fingerprint(splits: Mapping[str, Scans]) -> str:
     """SHA-256 of all images."""
     digest = hashlib.sha256()
     for split in SPLITS:
@@ -147,7 +216,7 @@ def fingerprint(splits: Mapping[str, Scans]) -> str:
     return digest.hexdigest()
 
 
-def _read_all(files: Sequence[Path], size: int, most: int) -> tuple[Scans, list[str]]:
+def _read_all(files: Sequence[Path], size: int, most: int, whole: bool) -> tuple[Scans, list[str]]:
     """At most `most` slices and the names of the files they are of; what a short file lacks the later ones make up for."""
     images: list[np.ndarray] = []
     peaks: list[np.ndarray] = []
@@ -156,37 +225,48 @@ def _read_all(files: Sequence[Path], size: int, most: int) -> tuple[Scans, list[
         share = -(-left // (len(files) - number))
         if not share:
             break
-        slices, peak = _read(path, size, share)
+        slices, peak = _read(path, size, share, whole)
         images.append(slices.astype(np.complex64))
         peaks.append(np.full(len(slices), peak, np.float32))
         left -= len(slices)
     return Scans(np.concatenate(images), np.concatenate(peaks)), [path.name for path in files[: len(images)]]
 
 
-def _read(path: Path, size: int, most: int) -> tuple[np.ndarray, float]:
-    """At most `most` evenly spaced slices, (slices, size, size) complex, and the data range of their volume."""
+def _read(path: Path, size: int, most: int, whole: bool) -> tuple[np.ndarray, float]:
+    """At most `most` evenly spaced slices, (slices, size, size) complex, and the data range.
+
+    whole: it is that of all slices of the volume, not of those alone.
+    """
+    with _opened(path) as file:
+        names = [name for name in _RECONSTRUCTIONS if name in file]
+        if "kspace" not in file or not names:
+            raise BadInput(
+                f"'{path}' has {', '.join(sorted(file)) or 'nothing'} in it; data=path:FOLDER must be {LAYOUT}"
+            )
+        shape, dtype, field_of_view = file["kspace"].shape, file["kspace"].dtype, file[names[0]].shape[-2:]
+        _check(path, shape, dtype, field_of_view, size)
+        peak = float(file.attrs.get("max", 0.0)) if tuple(field_of_view) == (size, size) else 0.0
+        count = min(most, shape[0])
+        chosen = [(2 * index + 1) * shape[0] // (2 * count) for index in range(count)]
+        every = whole and not peak
+        kspace = file["kspace"][slice(None) if every else chosen]
+    rows, columns = (_middle(k, f) for k, f in zip(shape[1:], field_of_view, strict=True))
+    slices = resized(to_images(kspace)[:, rows, columns], size)
+    return slices[chosen] if every else slices, peak or float(np.abs(slices).max())
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """An HDF5 file. Raises BadInput where it cannot be read."""
     try:
         import h5py
     except ImportError:
         raise BadInput("reading fastMRI files needs the package h5py: pip install h5py") from None
     try:
         with h5py.File(path, "r") as file:
-            names = [name for name in ("reconstruction_esc", "reconstruction_rss") if name in file]
-            if "kspace" not in file or not names:
-                raise BadInput(
-                    f"'{path}' has {', '.join(sorted(file)) or 'nothing'} in it; data=path:FOLDER must be {LAYOUT}"
-                )
-            shape, dtype, field_of_view = file["kspace"].shape, file["kspace"].dtype, file[names[0]].shape[-2:]
-            _check(path, shape, dtype, field_of_view, size)
-            peak = float(file.attrs.get("max", 0.0))
-            count = min(most, shape[0])
-            chosen = [(2 * index + 1) * shape[0] // (2 * count) for index in range(count)]
-            kspace = file["kspace"][chosen if peak else slice(None)]  # all of them, for the largest magnitude
+            yield file
     except OSError as error:
         raise BadInput(f"'{path}' is no readable HDF5 file ({error}); data=path:FOLDER must be {LAYOUT}") from None
-    rows, columns = (_middle(k, f) for k, f in zip(shape[1:], field_of_view, strict=True))
-    slices = resized(to_images(kspace)[:, rows, columns], size)
-    return (slices, peak) if peak else (slices[chosen], float(np.abs(slices).max()))
 
 
 def _check(path: Path, shape: tuple[int, ...], dtype: np.dtype, field_of_view: tuple[int, ...], size: int) -> None:

@@ -24,8 +24,7 @@ PREFIXES = {"train": "train", "validation": "dev", "test": "test"}
 LAYOUT = "SPLIT/SPEAKER/CHAPTER/*.flac (or .wav) beside *.trans.txt, where SPLIT begins with train, dev or test"
 
 _FASTEST = 24.0  # letters a second, spaces included, that recognisers with 25 outputs a second can spell
-
-Stamp = tuple[str, int, int]  # path, bytes, modification time in ns: a changed file is another data set
+MOST_BYTES = 6 * 2**30  # of all recordings, as long as the longest: they lie in memory (by default 4.3 GiB of LibriSpeech)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,32 +37,19 @@ class Recordings:
     info: Mapping[str, Any]
 
 
-def stamps(folder: str) -> tuple[Stamp, ...]:
-    """Of every recording and transcript. Raises BadInput where a split has no folder or no transcript."""
-    root = Path(folder).expanduser()
-    if not folder or not root.is_dir():
-        raise BadInput(f"workload.data=path:{folder}: no folder there. Give a folder of {LAYOUT}")
-    files: list[Path] = []
-    for split, prefix in PREFIXES.items():
-        found = [path for path in sorted(root.glob(f"{prefix}*/*/*/*")) if path.is_file()]
-        if not any(path.name.endswith(".trans.txt") for path in found):
-            raise BadInput(
-                f"workload.data=path:{folder} has no {split} recordings: no {prefix}*/SPEAKER/CHAPTER/*.trans.txt. Expected "
-                f"{LAYOUT}"
-            )
-        files.extend(found)
-    return tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files)
-
-
 def read(folder: str, most: Mapping[str, int], milliseconds: int) -> Recordings:
     """At most `most` recordings of each split, spread over its speakers and in mixed order (see `_taken`), that last at most
     `milliseconds` and have at most 24 letters a second, the most that CTC with 25 outputs a second can spell.
 
-    Raises BadInput on a transcript that is no UTF-8 text, a line without words, a missing, unreadable or stereo recording,
-    two sample rates, or a split of which nothing is left.
+    Raises BadInput on a missing folder, a transcript that is no UTF-8 text, a line without words, a missing, unreadable or
+    stereo recording, two sample rates, a split of which nothing is left, or more than MOST_BYTES.
     """
+    root = Path(folder).expanduser()
+    if not folder or not root.is_dir():
+        raise BadInput(f"workload.data=path:{folder}: no folder there. Give a folder of {LAYOUT}")
     rates: dict[int, Path] = {}
     left_out = {"too_long": 0, "too_fast": 0}
+    kept, longest = 0, 0
 
     def heard(path: Path, words: str) -> np.ndarray | None:
         """None: left out."""
@@ -73,13 +59,27 @@ def read(folder: str, most: Mapping[str, int], milliseconds: int) -> Recordings:
         if too_long or rate * _outputs(words) > _FASTEST * len(sound):
             left_out["too_long" if too_long else "too_fast"] += 1
             return None
+        nonlocal kept, longest
+        kept, longest = kept + 1, max(longest, len(sound))
+        if kept * longest * sound.itemsize > MOST_BYTES:
+            raise BadInput(
+                f"workload.data=path:{folder}: {kept} recordings as long as the longest, {longest / rate:.1f} s, take more "
+                f"than {MOST_BYTES / 2**30:g} GiB, and all must lie in memory: lower workload.utterances={most['train']}, "
+                f"workload.test_utterances={most['test']} or workload.longest_ms={milliseconds}"
+            )
         return sound
 
     sounds: dict[str, list[np.ndarray]] = {}
     texts: dict[str, list[str]] = {}
     digest = hashlib.sha256()
     for split, prefix in PREFIXES.items():
-        taken = _taken(_spoken(Path(folder).expanduser(), prefix), most[split], heard)
+        spoken = _spoken(root, prefix)
+        if not spoken:
+            raise BadInput(
+                f"workload.data=path:{folder} has no {split} recordings: no {prefix}*/SPEAKER/CHAPTER/*.trans.txt. Expected "
+                f"{LAYOUT}"
+            )
+        taken = _taken(spoken, most[split], heard)
         sounds[split], texts[split] = [sound for sound, _ in taken], [words for _, words in taken]
         for sound, words in taken:
             digest.update(sound.astype("<i2").tobytes() + words.encode())

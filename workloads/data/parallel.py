@@ -8,8 +8,9 @@ words, and text that was tokenized or cut into byte pairs before stays as it is.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,10 @@ PAD, EOS, UNKNOWN = 0, 1, 2
 SPECIAL = ("<pad>", "</s>", "<unk>")
 MOST_WORDS = 2**16
 
-Pair = tuple[list[str], list[str]]
+MOST_BYTES = 2**30  # of padded ids: 8 million pairs of 31 words, which take 7 GB while they are read
+_ID_BYTES = 2
+
+_Row = tuple[bytes, str, str]  # what it is ordered by, and both sentences
 Stamp = tuple[str, int, int]  # path, bytes, modification time in ns: a changed file is another corpus
 
 
@@ -71,73 +75,119 @@ def stamp(path: Path) -> Stamp:
     return str(path), stat.st_size, stat.st_mtime_ns
 
 
-def load_files(source: Path, target: Path, most_tokens: int, most_words: int, held_out: Mapping[str, int]) -> Parallel:
-    """Read, split, number and pad two files.
+def load_files(source: Path, target: Path, most_tokens: int, most_words: int, most: Mapping[str, int]) -> Parallel:
+    """Read, split, number and pad two files, a line at a time.
 
     most_tokens: longer sentences (words and EOS) are left out with their translation, in every split. most_words: of the
     vocabulary, the special ids among them; the words rarest in training become UNKNOWN, as do words written like one of
-    SPECIAL. held_out: split -> the most sentences it may have. Pairs are split 90/5/5 by the SHA-256 of the source sentence,
-    so that no sentence is both trained and tested; pairs with an empty side are left out. Raises BadInput on files that are
-    no UTF-8 text, differ in their number of lines, or leave a split without two pairs.
+    SPECIAL. Pairs are split 90/5/5 by the SHA-256 of the source sentence, so that no sentence is both trained and tested;
+    pairs with an empty side are left out. They come in the order of the SHA-256 of their line numbers, which mixes them.
+    most: split -> the most pairs it may have, the first in that order. Raises BadInput on files that are no UTF-8 text,
+    differ in their number of lines, leave a split without two pairs, or have more than MOST_BYTES of ids.
     """
-    lines, digests = zip(*(_read(path) for path in (source, target)), strict=True)
-    if len(lines[0]) != len(lines[1]):
+    texts = _Text(source), _Text(target)
+    taken = {split: _Smallest(most[split]) for split in SPLITS}
+    left_out = {"empty": 0, "too_long": 0}
+    width = 0
+    for number, lines in enumerate(itertools.zip_longest(*texts, fillvalue="")):
+        sentences = [line.split() for line in lines]
+        if not all(sentences):
+            left_out["empty"] += 1
+        elif max(map(len, sentences)) >= most_tokens:
+            left_out["too_long"] += 1
+        else:
+            first, second = (" ".join(words) for words in sentences)
+            taken[_split(first)].add((_digest(str(number)), first, second))
+            width = max(width, 1 + max(map(len, sentences)))
+            _check_bytes(sum(map(len, taken.values())) * 2 * width * _ID_BYTES, most["train"], most_tokens)
+    if texts[0].lines != texts[1].lines:
         raise BadInput(
-            f"'{source}' has {len(lines[0])} lines and '{target}' {len(lines[1])}: line n of one must be the translation of "
+            f"'{source}' has {texts[0].lines} lines and '{target}' {texts[1].lines}: line n of one must be the translation of "
             f"line n of the other"
         )
-    pairs = [(a.split(), b.split()) for a, b in zip(*lines, strict=True)]
-    filled = [pair for pair in pairs if all(pair)]
-    short = [pair for pair in filled if max(map(len, pair)) < most_tokens]
-    by_split = _split(short, held_out)
-    if small := [split for split in SPLITS if len(by_split[split]) < 2]:
+    rows = {split: smallest.rows() for split, smallest in taken.items()}
+    if small := [split for split in SPLITS if len(rows[split]) < 2]:
+        filled = texts[0].lines - left_out["empty"]
         raise BadInput(
-            f"'{source}' and '{target}' leave {len(by_split[small[0]])} pairs to the {small[0]} split, which needs 2: of "
-            f"{len(pairs)} lines {len(filled)} have words on both sides, and {len(short)} of those are shorter than "
-            f"workload.max_length={most_tokens}; give more sentences, or a higher limit"
+            f"'{source}' and '{target}' leave {len(rows[small[0]])} pairs to the {small[0]} split, which needs 2: of "
+            f"{texts[0].lines} lines {filled} have words on both sides, and {filled - left_out['too_long']} of those are "
+            f"shorter than workload.max_length={most_tokens}; give more sentences, or a higher limit"
         )
-    vocabulary = _vocabulary(by_split["train"], most_words)
+    sources = {split: [row[1] for row in chosen] for split, chosen in rows.items()}
+    targets = {split: [row[2] for row in chosen] for split, chosen in rows.items()}
+    vocabulary = _vocabulary([*sources["train"], *targets["train"]], most_words)
     ids = {word: number for number, word in enumerate(vocabulary) if number >= len(SPECIAL)}
-    sides = [{split: [pair[side] for pair in chosen] for split, chosen in by_split.items()} for side in (0, 1)]
-    source_tokens, target_tokens = (_padded(sentences, ids) for sentences in sides)
+    source_tokens, target_tokens = _padded(sources, ids), _padded(targets, ids)
     info = {
-        "sha256": digests,
-        "pairs": {split: len(chosen) for split, chosen in by_split.items()},
-        "left_out": {"empty": len(pairs) - len(filled), "too_long": len(filled) - len(short)},
+        "sha256": [text.digest.hexdigest() for text in texts],
+        "pairs": {split: len(chosen) for split, chosen in rows.items()},
+        "left_out": left_out,
         "words": len(vocabulary),
         "unknown": {split: _share_unknown(target_tokens[split]) for split in SPLITS},
-        "split": "90/5/5 by SHA-256 of the source sentence",
+        "split": f"90/5/5 by SHA-256 of the source sentence, at most {dict(most)}, by SHA-256 of the line number",
     }
     return Parallel(source_tokens, target_tokens, vocabulary, info)
 
 
-def _read(path: Path) -> tuple[list[str], str]:
-    """Lines and SHA-256."""
-    content = path.read_bytes()
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
+class _Text:
+    """The lines of a file, one after the other. lines, digest: how many were read, and the SHA-256 of their bytes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self.lines, self.digest = path, 0, hashlib.sha256()
+
+    def __iter__(self) -> Iterator[str]:
+        with self._path.open("rb") as file:
+            for line in file:
+                self.lines += 1
+                self.digest.update(line)
+                try:
+                    yield line.decode("utf-8-sig" if self.lines == 1 else "utf-8")
+                except UnicodeDecodeError as error:
+                    raise BadInput(
+                        f"'{self._path}' is not UTF-8 text (line {self.lines}, its byte {error.start}): convert it, e.g. with "
+                        f"iconv"
+                    ) from None
+
+
+class _Smallest:
+    """The smallest of the rows that it is given, at most `most`."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._rows = most, list[_Row]()
+
+    def __len__(self) -> int:
+        return min(len(self._rows), self._most)
+
+    def add(self, row: _Row) -> None:
+        self._rows.append(row)
+        if len(self._rows) >= 2 * self._most:
+            self._rows = self.rows()
+
+    def rows(self) -> list[_Row]:
+        return sorted(self._rows)[: self._most]
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()[:8]
+
+
+def _split(sentence: str) -> str:
+    """Of a source sentence."""
+    share = int.from_bytes(_digest(sentence), "big") / 2**64
+    return SPLITS[(share >= FRACTIONS[0]) + (share >= FRACTIONS[0] + FRACTIONS[1])]
+
+
+def _check_bytes(ids: int, train: int, most_tokens: int) -> None:
+    if ids > MOST_BYTES:
         raise BadInput(
-            f"'{path}' is not UTF-8 text (line {line}, byte {error.start}): convert it, e.g. with iconv"
-        ) from None
-    lines = text.split("\n")
-    return lines[:-1] if lines[-1] == "" else lines, hashlib.sha256(content).hexdigest()
+            f"the sentences take more than {MOST_BYTES / 2**30:g} GiB as padded ids: lower workload.train_sentences={train} or "
+            f"workload.max_length={most_tokens}"
+        )
 
 
-def _split(pairs: Sequence[Pair], held_out: Mapping[str, int]) -> dict[str, list[Pair]]:
-    ends = np.cumsum(FRACTIONS)
-    found: dict[str, list[Pair]] = {split: [] for split in SPLITS}
-    for pair in pairs:
-        digest = hashlib.sha256(" ".join(pair[0]).encode()).digest()
-        place = int.from_bytes(digest[:8], "big") / 2**64
-        found[SPLITS[min(int(np.searchsorted(ends, place, side="right")), len(SPLITS) - 1)]].append(pair)
-    return {split: chosen[: held_out.get(split)] for split, chosen in found.items()}
-
-
-def _vocabulary(pairs: Sequence[Pair], most: int) -> tuple[str, ...]:
-    """The most frequent words of both sides, ties by the alphabet."""
-    counts = Counter(word for pair in pairs for side in pair for word in side if word not in SPECIAL)
+def _vocabulary(sentences: Sequence[str], most: int) -> tuple[str, ...]:
+    """The most frequent words, ties by the alphabet."""
+    counts = Counter(word for sentence in sentences for word in sentence.split() if word not in SPECIAL)
     ordered = sorted(counts, key=lambda word: (-counts[word], word))
     return (*SPECIAL, *ordered[: most - len(SPECIAL)])
 
@@ -146,12 +196,13 @@ def _share_unknown(tokens: np.ndarray) -> float:
     return float(np.mean(tokens[tokens > EOS] == UNKNOWN))
 
 
-def _padded(by_split: Mapping[str, Sequence[list[str]]], ids: Mapping[str, int]) -> dict[str, np.ndarray]:
+def _padded(by_split: Mapping[str, Sequence[str]], ids: Mapping[str, int]) -> dict[str, np.ndarray]:
     """All splits as wide as the longest sentence asks for."""
-    width = 1 + max(len(words) for sentences in by_split.values() for words in sentences)
+    width = 1 + max(len(sentence.split()) for sentences in by_split.values() for sentence in sentences)
     padded = {split: np.full((len(sentences), width), PAD, np.uint16) for split, sentences in by_split.items()}
     for split, sentences in by_split.items():
-        for row, words in zip(padded[split], sentences, strict=True):
+        for row, sentence in zip(padded[split], sentences, strict=True):
+            words = sentence.split()
             row[: len(words)] = [ids.get(word, UNKNOWN) for word in words]
             row[len(words)] = EOS
     return padded

@@ -14,9 +14,10 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from workloads.data.corpus import SPLITS
-from workloads.data.kspace import Scans, ScanSet, fingerprint
+from workloads.data.corpus import SPLITS, identity
+from workloads.data.kspace import Scans, ScanSet
 
+VERSION = 1  # of what is drawn
 PHOTOGRAPHS = 0.1  # share of the images
 ELLIPSES, WAVES = 5, 6
 TEXTURE = 0.05
@@ -64,7 +65,7 @@ def _generate(seed: int, size: int, counts: tuple[int, ...]) -> ScanSet:
         "seed": seed,
         "images": dict(zip(SPLITS, counts, strict=True)),
         "photographs": PHOTOGRAPHS,
-        "sha256": fingerprint(splits),
+        "sha256": identity("phantoms", VERSION, seed=seed, size=size, images=counts),
     }
     return ScanSet(splits, info)
 

@@ -11,16 +11,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 
 from workloads.base import BadInput
+from workloads.data.corpus import identity
 from workloads.data.image_set import SPLITS, ImageSet, Split, build
 
 Pixels = np.ndarray  # (N, S S) float32
 Field = Callable[[Pixels, Pixels], Pixels]
 
+VERSION = 1  # of what is drawn
 CHANNELS = 3
 _GROUND, _MARKS, _OBJECT = 0.5, 0.2, 0.82  # brightness of the ground, of its texture and of the object
 _TINT = 0.16  # largest deviation of a colour's channels from it
@@ -182,7 +184,8 @@ def load(settings: str, size: int, validation: int) -> ImageSet:
         splits[split] = images, source.spoil(labels, stream)
     info = {
         "data": "shapes",
-        **{field.name: getattr(source, field.name) for field in fields(source)},
+        **asdict(source),
+        "sha256": identity("textured_shapes", VERSION, **asdict(source), size=size, validation=validation),
         "class_names": list(CLASSES),
         "split": "independent draws, as many of every class",
     }
