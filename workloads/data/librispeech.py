@@ -24,7 +24,9 @@ PREFIXES = {"train": "train", "validation": "dev", "test": "test"}
 LAYOUT = "SPLIT/SPEAKER/CHAPTER/*.flac (or .wav) beside *.trans.txt, where SPLIT begins with train, dev or test"
 
 _FASTEST = 24.0  # letters a second, spaces included, that recognisers with 25 outputs a second can spell
-MOST_BYTES = 6 * 2**30  # of all recordings, as long as the longest: they lie in memory (by default 4.3 GiB of LibriSpeech)
+MOST_BYTES = (
+    6 * 2**30
+)  # of all recordings, as long as the longest: they lie in memory (by default 4.3 GiB of LibriSpeech)
 
 
 @dataclass(frozen=True, eq=False)
