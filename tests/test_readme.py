@@ -14,7 +14,8 @@ def test_the_tables_of_measures_are_those_of_the_committed_benchmarks():
     text = readme.README.read_text()
     assert readme.written(text) == text
     assert text.count("<!-- bench: ") == len(readme.FILES)
-    assert text.count("<!-- claims -->") == text.count("<!-- targets -->") == 1
+    for table in ("claims", "targets", "competitions", "judgements"):
+        assert text.count(f"<!-- {table} -->") == 1
 
 
 def test_the_simulated_studies_are_those_that_are_committed():

@@ -29,6 +29,7 @@ FILES = ("bench.json", "bench_small.json", "bench_fit.json")
 _CLAIMS = re.compile(r"(<!-- claims -->\n).*?(<!-- /claims -->)", re.S)
 _TARGETS = re.compile(r"(<!-- targets -->\n).*?(<!-- /targets -->)", re.S)
 _COMPETITIONS = re.compile(r"(<!-- competitions -->\n).*?(<!-- /competitions -->)", re.S)
+_JUDGEMENTS = re.compile(r"(<!-- judgements -->\n).*?(<!-- /judgements -->)", re.S)
 _SIMULATIONS = re.compile(r"(<!-- simulations -->\n).*?(<!-- /simulations -->)", re.S)
 _MARKED = re.compile(r"(<!-- bench: (\S+) -->\n).*?(<!-- /bench -->)", re.S)
 
@@ -149,6 +150,22 @@ def _interval(ends: Sequence[float | None]) -> str:
     return "-" if None in ends else f"[{ends[0]:.2f}, {ends[1]:.2f}]"
 
 
+def judgements(folder: Path) -> str:
+    """A Markdown table of every committed judgement: of all its workloads, and of each."""
+    header = ("judged", "on", "speed-up in steps", "90%", "95%", "verdict", "with size")
+    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    for path in sorted(folder.glob("*/judge.json")):
+        found = read_json(path)
+        judged = f"`{found['judged']}` against {', '.join(f'`{name}`' for name in found['baselines'])}"
+        parts = {"all": (found["overall"], "")}
+        parts |= {name: (one["overall"], one["with_size"]["verdict"]) for name, one in found["workloads"].items()}
+        for name, (one, size) in parts.items():
+            value = "-" if one["value"] is None else f"{one['value']:.2f}"
+            cells = (judged, name, value, _interval(one["ci90"]), _interval(one["ci95"]), one["verdict"], size)
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 BASE = (
     "trials=1000000",
     "gpus=1000",
@@ -212,6 +229,7 @@ def written(text: str, folder: Path = REFERENCE) -> str:
     text = _CLAIMS.sub(lambda m: f"{m[1]}{claims(folder)}\n{m[2]}", text)
     text = _TARGETS.sub(lambda m: f"{m[1]}{targets(ROOT / 'conf' / 'targets')}\n{m[2]}", text)
     text = _COMPETITIONS.sub(lambda m: f"{m[1]}{competitions(folder)}\n{m[2]}", text)
+    text = _JUDGEMENTS.sub(lambda m: f"{m[1]}{judgements(folder)}\n{m[2]}", text)
     text = _SIMULATIONS.sub(lambda m: f"{m[1]}{simulations(folder)}\n{m[2]}", text)
     return _MARKED.sub(lambda m: f"{m[1]}{table(read_json(folder / m[2]))}\n{m[3]}", text)
 
