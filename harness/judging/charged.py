@@ -16,6 +16,7 @@ import numpy as np
 
 from harness.judging.contest import Tuned
 from harness.transfer.plain import plain
+from harness.tuning import Points
 
 
 def typical_best(values: Sequence[float], k: int) -> float:
@@ -64,10 +65,15 @@ def charged(tuned: Sequence[Tuned]) -> list[Charged]:
                 (float(k * one.tokens), typical_best([loss for _, loss in one.points], k))
                 for one in mine
                 if one.method.name == method and one.setting.workload.width == largest
-                for k in range(1, len(one.points) + 1)
+                for k in range(1, _most(one) + 1)
             ]
             found.append(_frontier(workload, method, bought))
     return found
+
+
+def _most(one: Tuned) -> int:
+    """Runs that a method may buy: as many as it has points; those that it lists do not become more by studies."""
+    return len(one.method.space.listed) if isinstance(one.method.space, Points) else len(one.points)
 
 
 def _frontier(workload: str, method: str, bought: Sequence[tuple[float, float]]) -> Charged:

@@ -24,6 +24,7 @@ from harness.tuning import Points, Space
 from workloads.base import BadInput, Workload
 
 FIRST_FRESH = 100  # of a setting's thousand seeds, those from here on report; those before tune
+MOST_STUDIES = 50
 ROUNDS = 3  # of extending axes: all at whose ends optima lie, then twice learning rates alone
 CHUNKS = 50  # shorter horizons have as many evaluations a step, so that they share programs
 
@@ -73,6 +74,10 @@ class Arena:
 
     def validate(self, methods: Sequence[Submission]) -> None:
         """Raise BadInput, before anything is trained, on what cannot be."""
+        if self.studies > MOST_STUDIES:
+            raise BadInput(
+                f"studies={self.studies} are more than {MOST_STUDIES}, for which there are seeds; take fewer"
+            )
         for name, settings in self.settings.items():
             for setting in settings:
                 setting.workload.validate()
@@ -183,8 +188,9 @@ class _Search:
         """Try `count` more points: outside the space so far where these edges make it longer, or else inside it."""
         if isinstance(self.space, Space):
             wider = self.space.widened(edges)
-            seed = self.setting.first_seed + self.study + FIRST_FRESH * (1 + turn)
-            self.tried += wider.more_points(self.space, len(self.tried), count, seed)
+            seed = self.setting.first_seed + self.study  # whose sequence goes on, or beside which others are drawn
+            others = 0 if wider == self.space else FIRST_FRESH * (1 + turn)
+            self.tried += wider.more_points(self.space, len(self.tried), count, seed + others)
             self.space = wider
 
 

@@ -64,11 +64,15 @@ class Verdict:
     """One workload: speed-ups at every size and horizon, over all of them, and with size."""
 
     workload: str
-    speed_ups: tuple[SpeedUp, ...]
+    sizes: tuple[tuple[SpeedUp, ...], ...]
     overall: Overall
     scale: tuple[str, str]
     joint: Joint | None
     note: str
+
+    @property
+    def speed_ups(self) -> tuple[SpeedUp, ...]:
+        return tuple(one for size in self.sizes for one in size)
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,7 @@ class Findings:
                         "with_size": {"verdict": one.scale[0], "reason": one.scale[1]},
                         "speed_ups": [entry.to_json() for entry in one.speed_ups],
                         "joint_law": None if one.joint is None else one.joint.to_json(),
+                        "joint_law_doubts": [] if one.joint is None else list(one.joint.doubts),
                         "note": one.note,
                     }
                     for one in self.verdicts
@@ -204,7 +209,7 @@ def judge(
         tuned=tuple(tuned),
         losses=losses,
         verdicts=verdicts,
-        overall=_doubted(overall({one.workload: one.speed_ups for one in verdicts}), methods, tuned),
+        overall=_whole(verdicts, methods, tuned),
         scores=scores,
         step_scores=step_scores,
         targets=targets,
@@ -284,7 +289,7 @@ def _verdict(
 ) -> Verdict:
     """Speed-ups of the judged method over the first baseline on one workload."""
     settings = list(dict.fromkeys(one.setting for one in tuned if one.setting.workload.name == name))
-    found: list[SpeedUp] = []
+    found: dict[str, tuple[SpeedUp, ...]] = {}
     notes = []
     for workload in dict.fromkeys(setting.workload for setting in settings):
         mine = sorted((s for s in settings if s.workload == workload), key=lambda s: s.steps)
@@ -293,18 +298,21 @@ def _verdict(
             Losses(np.array([tokens[m, s] for s in mine]), np.stack([losses[m, s.name] for s in mine]))
             for m in (methods[-1], methods[0])
         )
+        size = f"{sizes[workload]:,.0f} parameters"
         try:
-            found += speed_ups(sizes[workload], ours, baseline, rng)
+            found[size] = tuple(speed_ups(sizes[workload], ours, baseline, rng))
         except BadInput as error:
+            found[size] = ()
             notes.append(f"width {workload.width}: {error}")
     joint = None
     try:
         joint = fit_joint(_points(name, methods, tuned, losses, sizes), methods[0], rng)
     except BadInput as error:
         notes.append(f"joint law: {error}")
-    at = {size: [one for one in found if one.size == size] for size in sorted({one.size for one in found})}
-    by_size = {f"{size:,.0f} parameters": group for size, group in at.items()}
-    return Verdict(name, tuple(found), overall(by_size), survives_scale(found), joint, "; ".join(notes))
+    whole = overall({size: [ups] for size, ups in found.items()})
+    whole = _doubted(whole, methods, [one for one in tuned if one.setting.workload.name == name])
+    scale = survives_scale([one for ups in found.values() for one in ups])
+    return Verdict(name, tuple(found.values()), whole, scale, joint, "; ".join(notes))
 
 
 def _points(
@@ -369,14 +377,27 @@ def _to_target(scores: Scores, step_scores: Scores) -> dict[tuple[str, str], tup
     }
 
 
+def _whole(verdicts: Sequence[Verdict], methods: Sequence[str], tuned: Sequence[Tuned]) -> Overall:
+    """Over all workloads; of one its own."""
+    if len(verdicts) == 1:
+        return verdicts[0].overall
+    found = overall({one.workload: one.sizes for one in verdicts})
+    untuned = [one.workload for one in verdicts if one.overall.doubted]
+    if found.verdict == "mixed" and untuned:
+        why = f"But on {', '.join(untuned)} the one that lost may not be tuned."
+        return replace(found, verdict="undecided", reason=f"{found.reason} {why}", doubted=True)
+    return _doubted(found, methods, tuned)
+
+
 def _doubted(found: Overall, methods: Sequence[str], tuned: Sequence[Tuned]) -> Overall:
-    """Undecided where the side that lost was not tuned to the end: its best learning rates lie at an end of their axis."""
+    """Undecided where the one that lost was not tuned to the end: its best learning rates lie at an end of their axis."""
     loser = {"faster": methods[0], "slower": methods[-1]}.get(found.verdict)
     stuck = [one.setting.name for one in tuned if one.method.name == loser and "learning_rate" in one.edges]
     if not stuck:
         return found
-    why = f"{loser}'s best learning rates lie at the end of its search space, extended as it was, at {', '.join(stuck)}"
-    return replace(found, verdict="undecided", reason=f"{found.reason} But {why}: it may not be tuned.")
+    why = f"best learning rates of {loser} lie at the end of their axis, extended as it was, at {', '.join(stuck)}"
+    reason = f"{found.reason} But {why}: it may not be tuned."
+    return replace(found, verdict="undecided", reason=reason, doubted=True)
 
 
 def _examples(tuned: Sequence[Tuned]) -> dict[tuple[str, str], StepTime]:

@@ -58,7 +58,9 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Of two contestants: ratio of losses (geometric mean) with its 95% t interval over workloads and seeds, paired."""
+    """Of two contestants: ratio of losses (geometric mean) with its 95% t interval over seeds, paired. Conditional on the
+    workloads and on the points tried.
+    """
 
     first: str
     second: str

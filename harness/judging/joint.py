@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from harness.transfer.plain import plain
 from workloads.base import BadInput
 
 _DRAWS = 200
+_STUCK = 0.025  # share of refits at a bound: the 95% interval ends there
 _STARTS = ((0.2, 0.2), (0.5, 0.3), (0.3, 0.6))
 
 
@@ -47,13 +49,14 @@ class Joint:
     def doubts(self) -> tuple[str, ...]:
         """Why not to trust what it extrapolates to."""
         low, high = _bounds(len(self.names))
-        margin = 1e-3 * np.minimum(high - low, 1.0)
-        at = [
-            name
-            for name, v, a, b, m in zip(self.names, self.values, low, high, margin, strict=True)
-            if v < a + m or v > b - m
-        ]
-        found = [f"the fit ends at the bound of {', '.join(at)}, which these runs do not identify"] * bool(at)
+        e, log_a, alpha, log_b, beta = self.values[:5]
+        size = math.log(self.largest)
+        loss = e + math.exp(log_a - alpha * size) + math.exp(log_b - beta * (math.log(self.per_parameter) + size))
+        margin = np.where(np.arange(len(low)) == 0, 1e-3 * loss, 1e-3)
+        rows = np.vstack([self.values, self.draws])
+        stuck = ((rows < low + margin) | (rows > high - margin)).mean(axis=0) > _STUCK
+        at = [name for name, one in zip(self.names, stuck, strict=True) if one]
+        found = [f"fits end at the bound of {', '.join(at)}, which these runs do not identify"] * bool(at)
         found += ["it is fitted to two sizes, which tell no exponent of size from a floor; give three"] * (
             self.sizes < 3
         )

@@ -230,10 +230,14 @@ def _at_target(found: Findings) -> Section:
     )
     text = (
         f"The joint law's speed-up over {found.methods[0]} at this size and duration, far beyond the sizes it was fitted to: "
-        "its interval knows the seeds' noise and not whether the law holds there. In FLOPs: what is left when the optimizer's "
-        "own work is paid."
+        "its interval knows the noise of studies and not whether the law holds there. In FLOPs: what is left when the "
+        "optimizer's own work is paid."
     )
-    return Section("At the target", text, facts, (Table("Extrapolated to the target", header, rows),))
+    doubts = [(one.workload, doubt) for one in found.verdicts if one.joint is not None for doubt in one.joint.doubts]
+    warnings = tuple(f"{workload}: {doubt}." for workload, doubt in doubts)
+    return Section(
+        "At the target", text, facts, (Table("Extrapolated to the target", header, rows),), warnings=warnings
+    )
 
 
 def _rates(found: Findings) -> Section:

@@ -49,7 +49,7 @@ def equivalent_horizon(horizons: np.ndarray, mean: np.ndarray, loss: float) -> t
     first, last = horizons[0] / EXTRAPOLATION, horizons[-1] * EXTRAPOLATION
     falling = np.minimum.accumulate(mean)  # noise may lift a longer run above a shorter one
     if not falling[-1] < falling[0]:
-        raise BadInput("the baseline's loss does not fall with the horizon; use longer horizons or more seeds")
+        raise BadInput("the baseline's loss does not fall with the horizon; use longer horizons or more studies")
     if not math.isfinite(loss):
         return math.nan, 0.0, float(first)
     law = _power_laws(horizons, mean[None])
@@ -225,7 +225,10 @@ def _redrawn(ours: Losses, baseline: Losses, rng: np.random.Generator) -> tuple[
 
 @dataclass(frozen=True)
 class Overall:
-    """Geometric mean of the speed-ups (or time ratios) of several settings, with intervals and a verdict."""
+    """Geometric mean of the speed-ups (or time ratios) of several settings, with intervals and a verdict.
+
+    doubted: it would be another, had the loser been tuned to the end.
+    """
 
     value: float
     ci90: tuple[float, float]
@@ -233,55 +236,73 @@ class Overall:
     settings: int
     verdict: Verdict
     reason: str
+    doubted: bool = False
 
     def to_json(self) -> dict[str, Any]:
         result: dict[str, Any] = plain(vars(self))
         return result
 
 
-def overall(groups: Mapping[str, Sequence[SpeedUp]]) -> Overall:
-    """Over groups of settings (workloads, or the sizes of one) with a bracketed speed-up: the mean of the groups' means, each
-    group counting alike. Conditional on these settings; those of one size depend on each other by the baseline's law.
+def overall(groups: Mapping[str, Sequence[Sequence[SpeedUp]]]) -> Overall:
+    """Over groups (workloads, or the sizes of one), each of the settings of some sizes: the mean of the groups' means, those of
+    their sizes' means, of bracketed settings. Conditional on these; settings of one size depend by the baseline's law.
 
     *equivalent* only if the 90% interval lies inside [.93, 1.07], no group's 95% interval lies outside, and every setting is
     bracketed. *faster* or *slower* only if the 95% interval excludes 1, no group's lies on the other side, and no setting
-    beyond the bracket is, or seems to be, there. *mixed* if the intervals of groups lie on both sides.
+    beyond the bracket is, or seems to be, there. *mixed* if groups lie on both sides. A size without settings, because the
+    baseline has no law there, is named.
     """
-    beyond = [one for group in groups.values() for one in group if not one.inside]
-    slower, faster = (sum(one.side == side for one in beyond) for side in (-1, 1))
-    unclear = len(beyond) - slower - faster
-    counts = [f"{faster} faster and {slower} slower than the baseline's runs can say"] * bool(slower or faster)
-    counts += [f"{unclear} too uncertain to count"] * bool(unclear)
-    outside = f"of {sum(map(len, groups.values()))} settings {' and '.join(counts)}" if counts else ""
-    nothing = (math.nan, math.nan)
-    measured = {name: [one for one in group if one.inside] for name, group in groups.items()}
-    measured = {name: group for name, group in measured.items() if group}
-    if not measured:
-        if beyond and len(beyond) in (slower, faster):
-            verdict: Verdict = "slower" if slower else "faster"
-            return Overall(math.nan, nothing, nothing, 0, verdict, f"All are: {outside}.")
-        why = f"; {outside}" if outside else ""
-        return Overall(math.nan, nothing, nothing, 0, "undecided", f"No setting has a speed-up with an interval{why}.")
-    means = {name: _Mean.of(group) for name, group in measured.items()}
-    whole = _Mean.over(list(means.values()))
-    value, ci90, ci95 = whole.value, whole.interval(0), whole.interval(1)
-    shown = f"x{value:.3f}, 90% [{ci90[0]:.3f}, {ci90[1]:.3f}], 95% [{ci95[0]:.3f}, {ci95[1]:.3f}]"
-    shown += f"; {outside}" if outside else ""
+    settings = [one for group in groups.values() for size in group for one in size]
+    beyond = [one for one in settings if not one.inside]
+    lawless = [name for name, group in groups.items() if not all(group)]
+    outside = _outside(beyond, len(settings), lawless)
+    means = {name: _Mean.of_sizes(group) for name, group in groups.items()}
+    measured = [mean for mean in means.values() if mean is not None]
+    quick, slow = ([n for n, group in groups.items() if _side(group, means[n]) == side] for side in (1, -1))
+    ends = [mean.interval(1) for mean in measured]
+    apart = len(groups) > 1 and any(end[0] > EQUIVALENT[1] or end[1] < EQUIVALENT[0] for end in ends)
+    whole = _Mean.over(measured) if measured else None
+    value, ci90, ci95 = (whole.value, whole.interval(0), whole.interval(1)) if whole else (math.nan, _UNKNOWN, _UNKNOWN)
     against = {side: any(-side in (one.side, one.leaning) for one in beyond) for side in (-1, 1)}
-    ends = {name: mean.interval(1) for name, mean in means.items()} if len(means) > 1 else {}
-    quick, slow = [n for n, e in ends.items() if e[0] > 1], [n for n, e in ends.items() if e[1] < 1]
-    apart = [name for name, e in ends.items() if e[0] > EQUIVALENT[1] or e[1] < EQUIVALENT[0]]
-    verdict, why = "undecided", "More studies or settings decide"
-    if quick and slow and apart:
+    verdict: Verdict = "undecided"
+    why = "More studies or settings decide" if whole else "No setting has a speed-up with an interval"
+    if quick and slow and (apart or len(measured) < len(groups)):
         verdict, why = "mixed", f"Faster on {', '.join(quick)} and slower on {', '.join(slow)}"
-    elif not beyond and not apart and ci90[0] >= EQUIVALENT[0] and ci90[1] <= EQUIVALENT[1]:
+    elif not whole:
+        sides = {one.side for one in beyond}
+        if sides in ({1}, {-1}):
+            verdict, why = ("faster" if sides == {1} else "slower"), "All settings lie beyond the baseline's runs"
+    elif not (beyond or lawless or apart) and ci90[0] >= EQUIVALENT[0] and ci90[1] <= EQUIVALENT[1]:
         verdict, why = "equivalent", "The 90% interval lies inside [.93, 1.07]"
     elif ci95[0] > 1 and not against[1] and not slow:
         verdict, why = "faster", "The 95% interval lies above 1"
     elif ci95[1] < 1 and not against[-1] and not quick:
         verdict, why = "slower", "The 95% interval lies below 1"
-    settings = sum(len(group) for group in measured.values())
-    return Overall(value, ci90, ci95, settings, verdict, f"{why}: {shown}.")
+    shown = [f"x{value:.3f}, 90% [{ci90[0]:.3f}, {ci90[1]:.3f}], 95% [{ci95[0]:.3f}, {ci95[1]:.3f}]"] * bool(whole)
+    said = "; ".join([*shown, *outside])
+    return Overall(value, ci90, ci95, len(settings) - len(beyond), verdict, f"{why}{': ' * bool(said)}{said}.")
+
+
+_UNKNOWN = (math.nan, math.nan)
+
+
+def _outside(beyond: Sequence[SpeedUp], settings: int, lawless: Sequence[str]) -> list[str]:
+    """What the mean does not know."""
+    slower, faster = (sum(one.side == side for one in beyond) for side in (-1, 1))
+    unclear = len(beyond) - slower - faster
+    counts = [f"{faster} faster and {slower} slower than the baseline's runs can say"] * bool(slower or faster)
+    counts += [f"{unclear} too uncertain to count"] * bool(unclear)
+    said = [f"of {settings} settings {' and '.join(counts)}"] * bool(counts)
+    return said + [f"the baseline has no law at a size or more of {', '.join(lawless)}"] * bool(lawless)
+
+
+def _side(group: Sequence[Sequence[SpeedUp]], mean: _Mean | None) -> int:
+    """1 or -1 if its 95% interval, or where nothing is bracketed every setting, lies there."""
+    if mean is not None:
+        low, high = mean.interval(1)
+        return int(low > 1) - int(high < 1)
+    sides = {one.side for size in group for one in size}
+    return sides.pop() if len(sides) == 1 else 0
 
 
 @dataclass(frozen=True)
@@ -313,6 +334,13 @@ class _Mean:
         return cls(float(logs.mean()), (arms[0], arms[1]))
 
     @classmethod
+    def of_sizes(cls, group: Sequence[Sequence[SpeedUp]]) -> _Mean | None:
+        """Over sizes, each counting alike; None if nothing is bracketed."""
+        sizes = [[one for one in size if one.inside] for size in group]
+        means = [cls.of(size) for size in sizes if size]
+        return cls.over(means) if means else None
+
+    @classmethod
     def over(cls, means: Sequence[_Mean]) -> _Mean:
         """Over independent means, each counting alike."""
         arms = np.sqrt(np.sum(np.square([one.arms for one in means]), axis=0)) / len(means)
@@ -341,8 +369,11 @@ def survives_scale(found: Sequence[SpeedUp]) -> tuple[str, str]:
     change the answer.
     """
     inside = [one for one in found if one.inside]
-    if len({one.size for one in inside}) < 2:
-        return "undecided", "Fewer than two sizes have a speed-up."
+    sizes: dict[float, set[float]] = {}
+    for one in inside:
+        sizes.setdefault(one.horizon, set()).add(one.size)
+    if not any(len(there) > 1 for there in sizes.values()):
+        return "undecided", "There is no horizon at which two sizes have a speed-up."
     answer, shown = _slope(inside, [one.value for one in inside])
     if len(inside) == len(found):
         return answer, shown
@@ -357,7 +388,7 @@ def _slope(found: Sequence[SpeedUp], values: Sequence[float]) -> tuple[str, str]
     """Weighted least squares of log2 values, with a level for each horizon."""
     x, y = np.log2([one.size for one in found]), np.log2(values)
     spread = np.array([np.log2(one.ci95[1] / one.ci95[0]) / (2 * 1.96) if one.inside else math.nan for one in found])
-    weight = 1 / np.maximum(np.where(np.isnan(spread), np.nanmedian(spread), spread), 1e-6) ** 2
+    weight = 1 / np.maximum(np.where(np.isnan(spread), np.nanmax(spread), spread), 1e-6) ** 2
     levels = np.unique([one.horizon for one in found], return_inverse=True)[1]
     design = np.column_stack([x, levels[:, None] == np.arange(levels.max() + 1)])
     root = np.sqrt(weight)[:, None]

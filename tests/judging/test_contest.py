@@ -159,6 +159,11 @@ def test_a_method_that_lists_its_points_has_these_alone(tmp_path):
     assert frontier["adamw"].price(0.5) == math.inf
     cheapest = frontier["adamw"].tokens[0]
     assert frontier["prodigy"].loss(cheapest) == 0.5
+    seeds = iter(np.arange(1.0, 0.0, -0.01))  # the same point, better on every seed: that buys nothing
+    (lucky,) = charged(
+        tune(methods[1:], arena, lambda trials: {t.id: {"final_loss": next(seeds), "status": "ok"} for t in trials})
+    )
+    assert lucky.tokens.max() <= 40 * methods[0].workload(ImageMLP()).batch_size
     assert math.isnan(frontier["prodigy"].loss(cheapest / 2))
     halfway = Charged("", "", np.array([1e3, 4e3]), np.array([3.0, 1.0]))
     assert (halfway.loss(2e3), halfway.price(2.0)) == (pytest.approx(2.0), pytest.approx(2e3))
@@ -330,6 +335,7 @@ def test_bad_arguments_name_the_fix(workplace, capsys):
     assert "takes at least two" in said("optimizer=lion", "hyperparameter_free=true", "workloads=image_mlp")
     assert "relax=nan" in said("optimizer=lion", "relax=nan")
     assert "points=0" in said("optimizer=lion", "points=0")
+    assert "studies=51" in said("optimizer=lion", "studies=51")
     for folder in "ab":
         (workplace / folder).mkdir()
         (workplace / folder / "opt.py").write_text(f"# {folder}{SUBMISSION}")

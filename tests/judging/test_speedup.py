@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -62,7 +63,7 @@ def test_intervals_cover_and_verdicts_are_right(speed, expected):
     for _ in range(25):
         sizes = {str(size): speed_ups(size, *table(speed, rng), rng) for size in (1e5, 2e5)}
         covered += [entry.ci95[0] <= speed <= entry.ci95[1] for found in sizes.values() for entry in found]
-        everything = overall(sizes)
+        everything = overall({size: [found] for size, found in sizes.items()})
         verdicts.append(everything.verdict)
         truths.append(everything.ci95[0] <= speed <= everything.ci95[1])
     assert 0.89 <= np.mean(covered) <= 0.995
@@ -89,7 +90,7 @@ def test_a_method_that_diverges_everywhere_is_slower():
 
 def whole(*found):
     """`overall` of one group."""
-    return overall({"one": list(found)})
+    return overall({"one": [list(found)]})
 
 
 def entry(size, value, half=0.02):
@@ -117,15 +118,40 @@ def test_settings_beyond_the_bracket_are_heard():
 
 def test_workloads_count_alike_and_may_disagree():
     many, few = [entry(1e5, 1.3)] * 12, [entry(1e5, 0.8)] * 2
-    mixed = overall({"image_mlp": many, "ctr": few})
+    mixed = overall({"image_mlp": [many], "ctr": [few]})
     assert mixed.verdict == "mixed"
     assert "Faster on image_mlp and slower on ctr" in mixed.reason
     assert mixed.value == pytest.approx(math.sqrt(1.3 * 0.8))
-    assert overall({"image_mlp": many, "ctr": [entry(1e5, 1.0, 0.1)]}).verdict == "faster"
-    assert overall({"image_mlp": many, "ctr": [entry(1e5, 0.93)]}).verdict == "mixed"
+    assert overall({"image_mlp": [many], "ctr": [[entry(1e5, 1.0, 0.1)]]}).verdict == "faster"
+    assert overall({"image_mlp": [many], "ctr": [[entry(1e5, 0.93)]]}).verdict == "mixed"
     # the mean is near 1, and no workload is slower, but one is too far away to be called the same
-    assert overall({"a": [entry(1e5, 1.12)], "b": [entry(1e5, 0.97)], "c": [entry(1e5, 0.97)]}).verdict != "equivalent"
-    assert overall({"a": [entry(1e5, 1.03)], "b": [entry(1e5, 0.98)]}).verdict == "equivalent"
+    near = {"a": [[entry(1e5, 1.12)]], "b": [[entry(1e5, 0.97)]], "c": [[entry(1e5, 0.97)]]}
+    assert overall(near).verdict != "equivalent"
+    same = {"a": [[entry(1e5, 1.03)]], "b": [[entry(1e5, 0.98)]]}
+    assert overall(same).verdict == "equivalent"
+
+
+def test_sizes_count_alike_whatever_is_bracketed_of_them():
+    """So that the whole and its only workload say the same."""
+    sizes = [[entry(1e4, 1.4)], [entry(4e4, 1.0)] * 3]
+    found = overall({"one": sizes, "other": sizes})
+    assert found.value == overall({"small": sizes[:1], "large": sizes[1:]}).value == pytest.approx(math.sqrt(1.4))
+
+
+def test_a_workload_without_a_law_of_the_baseline_is_named_and_nothing_is_equivalent():
+    found = overall({"a": [[entry(1e5, 1.0)]], "b": [()]})
+    assert found.verdict == "undecided"
+    assert "no law at a size or more of b" in found.reason
+    assert overall({"a": [[entry(1e5, 1.2)]], "b": [()]}).verdict == "faster"
+
+
+def test_a_workload_beyond_all_runs_may_make_it_mixed():
+    lost = SpeedUp(1e5, 1e3, math.nan, (math.nan, math.nan), (math.nan, math.nan), 0.0, 0.7, diverged=True)
+    found = overall({"a": [[entry(1e5, 1.4)]], "b": [[lost]]})
+    assert found.verdict == "mixed"
+    fast = beyond(math.nan, (1.6, math.inf), 1.5, math.inf)
+    assert overall({"a": [[fast]], "b": [[lost]]}).verdict == "mixed"
+    assert overall({"a": [[fast]], "b": [[fast]]}).verdict == "faster"
 
 
 def test_the_horizons_of_a_size_depend_on_each_other():
@@ -151,10 +177,8 @@ def test_methods_that_differ_by_the_luck_of_tuning_alone_are_not_told_apart():
         for workload in "ab":
             sizes = []
             for size in (1e5, 2e5):
-                try:
-                    sizes += speed_ups(size, studied(), studied(), rng)
-                except BadInput:
-                    continue
+                with suppress(BadInput):
+                    sizes.append(speed_ups(size, studied(), studied(), rng))
             groups[workload] = sizes
         verdicts.append(overall(groups).verdict)
     wrong = sum(verdicts.count(verdict) for verdict in ("faster", "slower", "mixed"))
@@ -203,6 +227,8 @@ def test_what_happens_with_size_is_said_only_where_sizes_tell():
         entry(4e5, 1.07, 0.1),
     ]  # -0.08 a doubling is no proof of keeping
     assert survives_scale(slow)[0] == "undecided"
+    apart = [replace(entry(1e4, 1.3, 0.1), horizon=1e3), replace(entry(4e4, 1.3, 0.1), horizon=2e3)]
+    assert "no horizon at which two sizes" in survives_scale(apart)[1]
 
 
 def test_sizes_that_lack_the_fastest_horizons_say_nothing_of_scale():
@@ -240,7 +266,7 @@ def test_the_joint_law_finds_what_a_method_makes_of_parameters_and_data(monkeypa
     flat = [replace(point, loss=loss(1e5, point.horizon, point.method)) for point in points if point.size < 1e6]
     doubts = " ".join(fit_joint(flat, "adamw", rng).doubts)
     assert "two sizes" in doubts
-    assert "ends at the bound" in doubts
+    assert "end at the bound" in doubts
     with pytest.raises(BadInput, match="two sizes"):
         fit_joint(points[:3], "adamw", rng)
 
