@@ -149,7 +149,7 @@ def data_selection(workload, input_queue, optimizer_state, current_param_contain
     return (), train_step(workload, current_param_container, batch, rng, 0.1), None
 """
     short, long, asleep = (
-        trained(f"COUNT, SLEEP = {count}, {sleep}\n{burst}").seconds for count, sleep in ((1, 0), (300_000, 0), (1, 1))
+        trained(f"COUNT, SLEEP = {count}, {sleep}\n{burst}").seconds for count, sleep in ((1, 0), (600_000, 0), (1, 1))
     )
     assert long > short + 0.2
     assert asleep > 0.9
